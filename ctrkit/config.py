@@ -1,0 +1,319 @@
+"""One YAML file -> one typed experiment. An unknown key is an error that names the nearest known one."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ctrkit.errors import CtrkitError, nearest
+from ctrkit.schema import Feature, Settings
+
+
+class FileLayout(Settings):
+    """How a file is laid out. What is left out is read off the file's name (``.csv``, ``.tsv.gz``, ``.parquet``, ``.jsonl`` ...)."""
+
+    format: Literal["auto", "csv", "tsv", "parquet", "jsonl"] = "auto"
+    separator: str | None = Field(None, min_length=1, description="of csv: any string, '::' too; default ',' (tab for tsv)")
+    header: bool = Field(True, description="whether the first line of a csv holds the column names")
+    columns: tuple[str, ...] | None = Field(None, description="column names of a csv without header; a range is written 'C1..C26'")
+    encoding: Literal["utf8", "latin-1"] = "utf8"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_columns(cls, data: object) -> object:
+        if isinstance(data, dict) and isinstance(data.get("columns"), list | tuple):
+            return {**data, "columns": tuple(n for c in data["columns"] for n in expand_range(str(c)))}
+        return data
+
+    @model_validator(mode="after")
+    def _names_given(self) -> "FileLayout":
+        if not self.header and self.columns is None:
+            raise ValueError("a file without header needs 'columns': the names of its columns, in order")
+        return self
+
+
+class SideTable(FileLayout):
+    """A table joined to the log by key, such as users or items. Its other columns become features' columns."""
+
+    path: str
+    on: str = Field(description="key column, in the log and in the side table")
+
+
+class Data(FileLayout):
+    """Where the log is: one ``path`` (a file, a glob or a list of them), or one path a split."""
+
+    path: str | tuple[str, ...] | None = None
+    train: str | tuple[str, ...] | None = None
+    valid: str | tuple[str, ...] | None = Field(None, description="without it, split.valid of the train files is held out")
+    test: str | tuple[str, ...] | None = None
+    joins: tuple[SideTable, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Data":
+        if (self.path is None) == (self.train is None):
+            raise ValueError("give either 'path' (one log, split by 'split') or 'train' (with 'test' and perhaps 'valid')")
+        if self.train is not None and self.test is None:
+            raise ValueError("'train' files are given without 'test' files")
+        return self
+
+
+class Split(Settings):
+    """How rows are divided. ``valid`` and ``test`` are fractions of all rows, or whole numbers of rows."""
+
+    by: Literal["random", "order", "time"] = Field("random", description="order: the last rows are the test; time: the latest by 'column'")
+    column: str | None = Field(None, description="time column, of by: time")
+    valid: float = Field(0.1, gt=0)
+    test: float = Field(0.1, ge=0)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> "Split":
+        if self.by == "time" and not self.column:
+            raise ValueError("split by time needs 'column', the time column's name")
+        for name in ("valid", "test"):
+            size = getattr(self, name)
+            if size >= 1 and size != int(size):
+                raise ValueError(f"split.{name} is {size}: give a fraction below 1, or a whole number of rows")
+        if self.valid < 1 and self.test < 1 and self.valid + self.test >= 1:
+            raise ValueError("split.valid + split.test must leave rows to train on")
+        return self
+
+
+class ModelChoice(BaseModel):
+    """The model's name; the other keys are that model's own settings, see ``ctrkit models``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = "autoint"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Embedding(Settings):
+    """The tables: width, optimizer and regularisation."""
+
+    dim: int = Field(16, ge=1)
+    optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = Field(
+        "adagrad", description="the first three are fused into the backward pass and touch looked-up rows only; adam is dense"
+    )
+    learning_rate: float = Field(0.02, gt=0)
+    l2: float = Field(0.0, ge=0, description="lambda of lambda/2 ||rows||^2")
+    l2_rows: Literal["touched", "all"] = Field("touched", description="all: every row at every step, needs optimizer: adam")
+    init_std: float = Field(0.01, gt=0, description="rows start as N(0, init_std^2)")
+
+    @model_validator(mode="after")
+    def _regime(self) -> "Embedding":
+        if self.l2_rows == "all" and self.l2 > 0 and self.optimizer != "adam":
+            raise ValueError("l2_rows: all needs optimizer: adam (the dense regime); fused optimizers see looked-up rows only")
+        return self
+
+
+class Training(Settings):
+    """The dense arch's optimizer, the schedule and when to stop."""
+
+    batch_size: int = Field(4096, ge=1, description="rows a step, over all processes together")
+    epochs: int = Field(20, ge=1)
+    steps: int | None = Field(None, ge=1, description="stop after so many steps")
+    optimizer: Literal["adam", "adamw", "sgd", "adagrad"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(0, ge=0, description="the learning rates rise linearly over so many steps")
+    decay: Literal["none", "cosine", "linear", "plateau"] = Field("none", description="plateau: x 0.1 when the monitored metric does not improve")
+    clip_norm: float = Field(10.0, ge=0, description="gradient norm of the dense arch is cut to it; 0 is off")
+    monitor: Literal["auc", "logloss", "gauc", "auc-logloss"] = "auc-logloss"
+    patience: int = Field(2, ge=1, description="evaluations without improvement before stopping")
+    evaluate_every: int | None = Field(None, ge=1, description="steps between evaluations; default one an epoch")
+    checkpoint_every: int = Field(1000, ge=1, description="steps between resume points, besides every epoch's end")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the dense arch's matrix products")
+    compile: bool = Field(False, description="torch.compile the dense arch")
+    seed: int = 2021
+    threads: int | None = Field(None, ge=1, description="CPU threads; default all cores")
+
+
+class Export(Settings):
+    """The bundle."""
+
+    name: str | None = Field(None, description="model name in the repository; default the experiment's name")
+    golden_rows: int = Field(64, ge=2, le=10_000)
+    external_data_mb: float = Field(1024, gt=0, description="weights above it lie beside model.onnx, memory-mapped")
+
+
+class Experiment(Settings):
+    """One experiment: a log, its features, a model and how to train it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    data: Data
+    label: str = Field(description="a column of 0 and 1, or an expression such as 'rating >= 4'")
+    group: str | None = Field(None, description="column whose groups gauc averages over, such as user_id")
+    split: Split = Field(default_factory=Split)
+    features: tuple[Feature, ...] = Field(min_length=1)
+    model: ModelChoice = Field(default_factory=ModelChoice)
+    embedding: Embedding = Field(default_factory=Embedding)
+    training: Training = Field(default_factory=Training)
+    export: Export = Field(default_factory=Export)
+    output: str = Field("out", description="datasets and runs are written below this folder")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_features(cls, data: object) -> object:
+        """``name`` may be a list of names or a range ``C1..C26``: one entry for many columns."""
+        if not isinstance(data, dict) or not isinstance(data.get("features"), list | tuple):
+            return data
+        expanded: list[object] = []
+        for entry in data["features"]:
+            if not isinstance(entry, dict) or "name" not in entry:
+                expanded.append(entry)
+                continue
+            names = entry["name"] if isinstance(entry["name"], list) else [entry["name"]]
+            expanded += [{**entry, "name": n} for name in names for n in expand_range(str(name))]
+        return {**data, "features": expanded}
+
+    @model_validator(mode="after")
+    def _names_once(self) -> "Experiment":
+        names = [f.name for f in self.features]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"feature named twice: {', '.join(twice)}")
+        return self
+
+
+def expand_range(name: str) -> list[str]:
+    """``C1..C26`` -> C1, C2 .. C26; any other name -> itself."""
+    match = re.fullmatch(r"(.*?)(\d+)\.\.\1(\d+)", name)
+    if not match:
+        return [name]
+    first, last = int(match[2]), int(match[3])
+    return [f"{match[1]}{i}" for i in range(first, last + 1)]
+
+
+def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Experiment:
+    """Reads an experiment from YAML and applies ``key.sub=value`` overrides.
+
+    Relative paths inside are relative to the working directory; ``${NAME}`` is read from the environment.
+
+    Raises:
+        CtrkitError: no such file, no YAML, an unknown key, a wrong value, an environment variable not set.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf8"))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise CtrkitError(f"no config file at '{path}'", "Give the path of a YAML file, such as configs/simulated.yaml") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CtrkitError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}", "Mend it and try again") from error
+    if not isinstance(tree, dict):
+        raise CtrkitError(f"'{path}' does not hold settings", "It must start with keys such as 'name:', 'data:' and 'features:'")
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return Experiment.model_validate(_expand_environment(tree))
+    except ValidationError as error:
+        raise CtrkitError(f"in '{path}': {explain(error, Experiment)}") from error
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise CtrkitError(f"--set {override} has no value", "Write --set key.sub=value, such as --set training.epochs=3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise CtrkitError(f"the value of --set {override} cannot be read as YAML", "Quote it") from error
+    parts = key.split(".")
+    node: Any = tree
+    for depth, part in enumerate(parts[:-1]):
+        node = _child(node, part, ".".join(parts[: depth + 1]))
+    if isinstance(node, list):
+        node[_index(node, parts[-1], key)] = value
+    elif isinstance(node, dict):
+        node[parts[-1]] = _number(value)
+    else:
+        raise CtrkitError(f"--set {override}: '{'.'.join(parts[:-1])}' is a single value, not a group of settings")
+
+
+def _child(node: Any, part: str, path: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, path)]
+    if not isinstance(node, dict):
+        raise CtrkitError(f"--set {path}: there is no group of settings of that name")
+    if not isinstance(node.get(part), dict | list):
+        node[part] = {}
+    return node[part]
+
+
+def _index(node: list[Any], part: str, path: str) -> int:
+    """A list entry by its number or by its ``name``."""
+    names = [entry.get("name") if isinstance(entry, dict) else None for entry in node]
+    if part in names:
+        return names.index(part)
+    if part.isdigit() and int(part) < len(node):
+        return int(part)
+    raise CtrkitError(f"--set {path}: no entry '{part}'", f"Name one of {', '.join(str(n) for n in names if n)}")
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as a string; people mean a number."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
+    return value
+
+
+def _expand_environment(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _expand_environment(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_expand_environment(value) for value in node]
+    if not isinstance(node, str):
+        return node
+
+    def value_of(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise CtrkitError(f"'{node}' needs the environment variable {match[1]}, which is not set", f"export {match[1]}=<folder>")
+        return os.environ[match[1]]
+
+    return _number(re.sub(r"\$\{(\w+)\}", value_of, node))
+
+
+def explain(error: ValidationError, root: type[BaseModel]) -> str:
+    """pydantic's findings in one line each, with the nearest known key for an unknown one."""
+    lines = []
+    for finding in error.errors():
+        where = ".".join(str(part) for part in finding["loc"])
+        if finding["type"] == "extra_forbidden":
+            known = _known_keys(root, finding["loc"][:-1])
+            lines.append(f"unknown key '{where}'. {nearest(str(finding['loc'][-1]), known)}")
+        elif finding["type"] == "missing":
+            lines.append(f"'{where}' is required")
+        else:
+            message = finding["msg"].removeprefix("Value error, ")
+            lines.append(f"{where}: {message}" if where else message)
+    return "; ".join(lines)
+
+
+def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys allowed at a place in the tree of settings."""
+    for part in location:
+        if isinstance(part, int):
+            continue
+        if part in model.model_fields:
+            found = _models_in(model.model_fields[part].annotation)
+        else:  # a discriminated union's tag, such as 'vocabulary'
+            continue
+        if len(found) > 1:
+            tags = {cast(Any, m.model_fields["kind"].default): m for m in found if "kind" in m.model_fields}
+            following = [p for p in location if p in tags]
+            found = [tags[following[-1]]] if following else found
+        if not found:
+            return []
+        model = found[0]
+    return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for argument in get_args(annotation) for m in _models_in(argument)]

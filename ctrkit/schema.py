@@ -1,0 +1,127 @@
+"""What a column is: its kind, its raw type, and how it becomes an id or a float.
+
+A feature is a column of the log; a field is a feature inside a model; an id is an index into a table.
+Id 0 is padding, id 1 is unknown: both in every table.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PADDING_ID = 0
+UNKNOWN_ID = 1
+MISSING_INT = -(2**63)
+"""An int feature's missing value inside a graph; a missing string is ``""``, a missing number NaN."""
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Kind(StrEnum):
+    CATEGORICAL = "categorical"
+    NUMERIC = "numeric"
+    MULTI_VALUED = "multi_valued"
+
+
+class Vocabulary(Settings):
+    """Values seen in training get ids of their own, the most frequent first; others are unknown."""
+
+    kind: Literal["vocabulary"] = "vocabulary"
+    min_count: int = Field(1, ge=1, description="values seen less often in training are unknown")
+    max_size: int | None = Field(None, ge=1, description="keep only this many, the most frequent")
+    oov_buckets: int = Field(1, ge=1, description="ids that unknown values are hashed to")
+
+
+class Hash(Settings):
+    """Murmur3 of the value modulo ``buckets``: no fitting, nothing to store."""
+
+    kind: Literal["hash"] = "hash"
+    buckets: int = Field(gt=0)
+    salt: int = Field(0, ge=0, lt=2**32, description="murmur3 seed")
+
+
+class Standardise(Settings):
+    """(x - mean) / standard deviation of the training split."""
+
+    kind: Literal["standardise"] = "standardise"
+
+
+class Log1p(Settings):
+    """sign(x) log(1 + |x|), then standardised: for counts and prices."""
+
+    kind: Literal["log1p"] = "log1p"
+
+
+class Buckets(Settings):
+    """Quantile buckets of the training split: the number becomes an id."""
+
+    kind: Literal["buckets"] = "buckets"
+    count: int = Field(32, ge=2, le=4096)
+
+
+TransformSettings = Annotated[Vocabulary | Hash | Standardise | Log1p | Buckets, Field(discriminator="kind")]
+
+_ALLOWED: dict[Kind, tuple[type[Settings], ...]] = {
+    Kind.CATEGORICAL: (Vocabulary, Hash),
+    Kind.MULTI_VALUED: (Vocabulary, Hash),
+    Kind.NUMERIC: (Standardise, Log1p, Buckets),
+}
+
+
+class Feature(Settings):
+    """One column of the log and how it becomes an input of the model."""
+
+    name: str = Field(min_length=1, pattern=r"^[^@:]+$", description="column name in the log")
+    kind: Kind
+    dtype: Literal["string", "int"] = Field("string", description="raw type of a categorical or multi-valued feature")
+    transform: TransformSettings = Field(default_factory=Vocabulary)
+    separator: str = Field("|", min_length=1, description="multi-valued text cells are split at it; list columns need none")
+    max_length: int = Field(50, ge=1, description="multi-valued: the first so many values are kept")
+    pooling: Literal["mean", "sum"] = Field("mean", description="multi-valued: how a bag's embeddings are joined")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_transform(cls, data: object) -> object:
+        if isinstance(data, dict) and data.get("kind") == Kind.NUMERIC and "transform" not in data:
+            return {**data, "transform": {"kind": "standardise"}}
+        return data
+
+    @model_validator(mode="after")
+    def _transform_fits(self) -> "Feature":
+        allowed = _ALLOWED[self.kind]
+        if not isinstance(self.transform, allowed):
+            names = ", ".join(str(t.model_fields["kind"].default) for t in allowed)
+            raise ValueError(
+                f"feature '{self.name}' is {self.kind.value}, which cannot take the transform "
+                f"'{self.transform.kind}'; use one of: {names}"
+            )
+        return self
+
+    @property
+    def is_id(self) -> bool:
+        """Whether the model sees an id (a table look-up) rather than a float."""
+        return self.kind is not Kind.NUMERIC or isinstance(self.transform, Buckets)
+
+
+class IdField(Settings):
+    """A field looked up in a table of ``rows`` rows, padding and unknown included."""
+
+    name: str
+    rows: int = Field(ge=2)
+    multi_valued: bool = False
+    pooling: Literal["mean", "sum"] = "mean"
+
+
+class Inputs(Settings):
+    """What a model is built from: its fields, in the order of the schema."""
+
+    id_fields: tuple[IdField, ...]
+    numeric_fields: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.id_fields) + len(self.numeric_fields)
