@@ -1,0 +1,71 @@
+"""Which columns of the log an experiment reads, and what they become."""
+
+import polars as pl
+
+from ctrkit.config import Experiment
+from ctrkit.data.labels import LabelRule, TimeRule, group_ids
+from ctrkit.data.readers import Chunk, LogReader, open_log
+from ctrkit.data.scratch import Part
+from ctrkit.errors import CtrkitError
+from ctrkit.schema import Kind
+from ctrkit.transforms.canonical import canonicalise
+
+
+class Columns:
+    """The experiment's label, features, group and time, found in the headers of its log and side tables.
+
+    Attributes:
+        needed: all columns that are read.
+        readers: of the log, or of each explicitly given split.
+
+    Raises:
+        CtrkitError: a file or a column is missing, or a feature gives the label away.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        data, split = experiment.data, experiment.split
+        given: tuple[Part, ...] = ("path",) if data.path is not None else ("train", "valid", "test")
+        parts: list[Part] = [part for part in given if getattr(data, part) is not None]
+        self.readers: dict[Part, LogReader] = {part: open_log(data, part=part) for part in parts}
+        self.features = experiment.features
+        self.label = LabelRule(experiment.label, self.readers[parts[0]])
+        self.group = experiment.group
+        self.time = TimeRule(split.column) if split.by == "time" and split.column and data.path is not None else None
+        leaks = [f.name for f in self.features if f.name in self.label.columns]
+        if leaks:
+            raise CtrkitError(f"the label '{experiment.label}' is made of the feature '{leaks[0]}'", "Remove it from features")
+        others = [name for name in (self.group, self.time.column if self.time else None) if name]
+        self.needed = list(dict.fromkeys([*self.label.columns, *(f.name for f in self.features), *others]))
+        for reader in self.readers.values():
+            reader.require(self.needed)
+            reader.needed = self.needed
+            reader.numbers = [f.name for f in self.features if f.kind is Kind.NUMERIC]
+
+    def read(self, chunk: Chunk) -> pl.DataFrame:
+        """The canonical features, ``@label``, and ``@group`` and ``@time`` if there are such.
+
+        Raises:
+            CtrkitError: a cell that cannot be what it should be, with file, row and column.
+        """
+        extra = [self.label.values(chunk)]
+        if self.group:
+            extra.append(group_ids(chunk.frame[self.group]))
+        if self.time:
+            extra.append(self.time.values(chunk))
+        try:
+            raw = canonicalise(chunk.frame.select(f.name for f in self.features), self.features, chunk.first_row - 1)
+        except CtrkitError as error:
+            raise CtrkitError(f"in '{chunk.file}': {error.problem}", error.remedy) from error
+        return raw.with_columns(extra)
+
+
+def check_columns(experiment: Experiment) -> list[str]:
+    """Checks the experiment against the headers of its files, reading no rows.
+
+    Returns:
+        the columns it reads.
+
+    Raises:
+        CtrkitError: as ``Columns``.
+    """
+    return Columns(experiment).needed

@@ -1,0 +1,92 @@
+"""The logs that ``configs/`` has an experiment for."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class KnownLog:
+    """A log that the project knows.
+
+    Attributes:
+        files: below the folder ``$CTRKIT_DATA``; none for the simulated log.
+        source: where to get them.
+    """
+
+    name: str
+    rows: str
+    what: str
+    licence: str
+    source: str
+    files: tuple[str, ...]
+
+    @property
+    def config(self) -> str:
+        return f"configs/{self.name}.yaml"
+
+    @property
+    def found(self) -> bool:
+        """Whether all files are there; the simulated log is made where it is needed."""
+        root = os.environ.get("CTRKIT_DATA")
+        return not self.files or (root is not None and all((Path(root) / file).exists() for file in self.files))
+
+
+KNOWN_LOGS = (
+    KnownLog(
+        "simulated",
+        "as many as you like",
+        "Simulated impressions: users, items, context; the true click probability is known",
+        "none needed",
+        "ctrkit data simulate",
+        (),
+    ),
+    KnownLog(
+        "criteo",
+        "80,000",
+        "Display ads: 13 counts, 26 hashed categories, in the order of time",
+        "Criteo's terms: research, no redistribution",
+        "https://ailab.criteo.com/ressources/",
+        ("criteo-80k/criteo_80k.tsv.gz",),
+    ),
+    KnownLog(
+        "avazu",
+        "9,999",
+        "Mobile ads: site, app, device and banner, one hour",
+        "Kaggle's competition rules: no redistribution",
+        "https://www.kaggle.com/c/avazu-ctr-prediction",
+        ("avazu-25k/avazu_head_10k.csv.gz",),
+    ),
+    KnownLog(
+        "frappe",
+        "86,582",
+        "Which app is used in which context",
+        "research use",
+        "https://huggingface.co/datasets/reczoo/Frappe_x1",
+        ("frappe-x1/valid.csv.gz", "frappe-x1/test.csv.gz"),
+    ),
+    KnownLog(
+        "movielens-tag",
+        "200,686",
+        "Which user gives which film which tag",
+        "GroupLens' terms: research, no redistribution",
+        "https://huggingface.co/datasets/reczoo/MovielensLatest_x1",
+        ("movielens-tag-x1/test.csv.gz",),
+    ),
+    KnownLog(
+        "movielens-1m",
+        "1,000,209",
+        "Film ratings, joined with users and films; genres are multi-valued",
+        "GroupLens' terms: research, no redistribution",
+        "https://grouplens.org/datasets/movielens/1m/",
+        ("movielens-1m/ratings.csv.gz", "movielens-1m/users.dat", "movielens-1m/movies.dat"),
+    ),
+    KnownLog(
+        "kuairand",
+        "41,828",
+        "Short videos shown to users, with many kinds of feedback and timestamps",
+        "CC BY-SA 4.0",
+        "https://kuairand.com",
+        ("kuairand-1k/processed_standard_kcore_15.csv.gz",),
+    ),
+)

@@ -1,0 +1,147 @@
+"""From the log's columns to the label, the group id and the time of each row."""
+
+import polars as pl
+
+from ctrkit.data.readers import Chunk, LogReader
+from ctrkit.errors import CtrkitError, nearest
+
+LABEL, GROUP, TIME = "@label", "@group", "@time"
+
+
+class LabelRule:
+    """A column of 0 and 1 (or true and false), or an SQL expression such as ``rating >= 4`` that gives them.
+
+    A text column inside an expression is a number if all its cells in the first chunk are numbers.
+
+    Args:
+        text: the experiment's ``label``.
+        reader: of the log whose columns it may name.
+
+    Raises:
+        CtrkitError: no such column, or no expression.
+    """
+
+    def __init__(self, text: str, reader: LogReader) -> None:
+        self.text = text
+        available = reader.columns()
+        self._numeric: list[str] | None = None
+        if text in available:
+            self.columns = [text]
+            self._expression = None
+            return
+        try:
+            self._expression = pl.sql_expr(text)
+        except pl.exceptions.PolarsError as error:
+            raise CtrkitError(f"label: '{text}' is neither a column nor an expression: {error}", nearest(text, available)) from error
+        self.columns = list(dict.fromkeys(self._expression.meta.root_names()))
+        if not self.columns:
+            raise CtrkitError(f"label: '{text}' names no column of the log", nearest(text, available))
+        reader.require(self.columns)
+
+    def values(self, chunk: Chunk) -> pl.Series:
+        """Labels of the chunk's rows, Float32, 0 or 1.
+
+        Raises:
+            CtrkitError: a missing label or one with a third value, naming row and value.
+        """
+        raw = chunk.frame[self.columns[0]] if self._expression is None else self._evaluate(chunk, self._expression)
+        if raw.dtype == pl.Boolean:
+            labels = raw.cast(pl.Float32)
+        elif raw.dtype == pl.String:
+            labels = raw.cast(pl.Float32, strict=False)
+            if labels.null_count():
+                text = raw.str.strip_chars().str.to_lowercase()
+                labels = text.replace({"true": "1", "false": "0"}).cast(pl.Float32, strict=False)
+        elif raw.dtype.is_numeric():
+            labels = raw.cast(pl.Float32)
+        else:
+            raise CtrkitError(
+                f"label: '{self.text}' is of type {raw.dtype}", "It must be 0 and 1; write an expression such as 'rating >= 4'"
+            )
+        wrong = ((labels != 0) & (labels != 1)).fill_null(True)
+        if wrong.any():
+            row = int(wrong.arg_max() or 0)
+            value = raw[row]
+            if value is None:
+                raise CtrkitError(f"label: '{self.text}' is missing in {chunk.place(row)}", "Every row needs a label: remove those rows")
+            raise CtrkitError(
+                f"label: '{self.text}' is {value!r} in {chunk.place(row)}",
+                f"It must be 0 or 1; for other values write an expression, such as '{self.columns[0]} >= 1'",
+            )
+        return labels.alias(LABEL)
+
+    def _evaluate(self, chunk: Chunk, expression: pl.Expr) -> pl.Series:
+        frame = chunk.frame.select(self.columns)
+        if self._numeric is None:
+            texts = [name for name in self.columns if frame.schema[name] == pl.String]
+            self._numeric = [name for name in texts if _first_non_number(frame[name]) is None]
+        for name in self._numeric:
+            row = _first_non_number(frame[name])
+            if row is not None:
+                raise CtrkitError(
+                    f"label: '{self.text}' needs numbers, and '{name}' is {frame[name][row]!r} in {chunk.place(row)}",
+                    "Mend or remove that row",
+                )
+        try:
+            return frame.select(pl.col(self._numeric).cast(pl.Float64), pl.exclude(self._numeric)).select(expression).to_series()
+        except pl.exceptions.PolarsError as error:
+            raise CtrkitError(
+                f"label: '{self.text}' cannot be computed: {str(error).splitlines()[0]}",
+                "Compare numbers with numbers and text with 'text'",
+            ) from error
+
+
+def _first_non_number(series: pl.Series) -> int | None:
+    """Index of the first cell that is neither null nor a number."""
+    if series.dtype != pl.String:
+        return None
+    wrong = series.is_not_null() & series.cast(pl.Float64, strict=False).is_null()
+    return int(wrong.arg_max() or 0) if wrong.any() else None
+
+
+class TimeRule:
+    """The time column as Float64 that orders rows: numbers as they are, dates and times as microseconds.
+
+    Text is read as numbers if the first chunk holds nothing else, or as dates and times.
+    """
+
+    def __init__(self, column: str) -> None:
+        self.column = column
+        self._text_is_number: bool | None = None
+
+    def values(self, chunk: Chunk) -> pl.Series:
+        """Times of the chunk's rows.
+
+        Raises:
+            CtrkitError: a time that is missing or unreadable, naming its row.
+        """
+        raw = chunk.frame[self.column]
+        times = self._times(raw).alias(TIME)
+        wrong = times.is_null() | times.is_nan()
+        if wrong.any():
+            row = int(wrong.arg_max() or 0)
+            value = "missing" if raw[row] is None else repr(raw[row])
+            raise CtrkitError(
+                f"split.column: '{self.column}' is {value} in {chunk.place(row)}",
+                "Every row needs a time: a number, a date, or a date and time",
+            )
+        return times
+
+    def _times(self, raw: pl.Series) -> pl.Series:
+        if raw.dtype.is_temporal():
+            return raw.cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64)
+        if raw.dtype != pl.String:
+            return raw.cast(pl.Float64)
+        if self._text_is_number is None:
+            self._text_is_number = _first_non_number(raw) is None
+        if self._text_is_number:
+            return raw.cast(pl.Float64, strict=False)
+        try:
+            return raw.str.to_datetime(strict=False, time_unit="us").dt.epoch("us").cast(pl.Float64)
+        except pl.exceptions.PolarsError:  # no known way of writing a date
+            return pl.Series(self.column, [None] * len(raw), dtype=pl.Float64)
+
+
+def group_ids(values: pl.Series) -> pl.Series:
+    """A 64-bit hash of each value: equal for equal values, all that grouping needs."""
+    return values.cast(pl.String).fill_null("").hash(seed=0).reinterpret(signed=True).alias(GROUP)

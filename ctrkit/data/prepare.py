@@ -1,0 +1,256 @@
+"""Raw log -> Parquet shards of ids, in bounded memory.
+
+The text is parsed, joined and made canonical once, into scratch files; then the transforms are fitted on the training rows
+of those, and all rows are encoded and written. Nothing stands under the dataset's name before it is whole.
+"""
+
+import errno
+import json
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+import ctrkit
+from ctrkit.config import Experiment
+from ctrkit.data.columns import Columns, check_columns
+from ctrkit.data.dataset import FILE, Dataset, dataset_dir, fingerprint
+from ctrkit.data.labels import TIME
+from ctrkit.data.profile import Profiler
+from ctrkit.data.readers import ahead
+from ctrkit.data.scratch import Scratch
+from ctrkit.data.shards import ShardWriters
+from ctrkit.data.splits import SPLITS, Cut, cut, in_passes, order_keys, random_keys, time_keys
+from ctrkit.errors import CtrkitError
+from ctrkit.schema import Feature
+from ctrkit.transforms.categorical import CategoricalFitter
+from ctrkit.transforms.fitted import FittedTransforms, fitter_for
+
+__all__ = ["Progress", "check_columns", "prepare"]
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with the stage (read, fit, encode), the rows done and how many there are (None while unknown)."""
+
+
+def prepare(experiment: Experiment, out_dir: Path | None = None, *, progress: Progress | None = None) -> Dataset:
+    """Fits the transforms on the training split and writes the dataset, replacing an older one of that name.
+
+    Args:
+        out_dir: the dataset's folder; default ``dataset_dir(experiment)``.
+        progress: told how far it is.
+
+    Raises:
+        CtrkitError: anything wrong with the log, with its file, row and column; an empty split; a full disk.
+    """
+    started = time.perf_counter()
+    columns = Columns(experiment)
+    out_dir = Path(out_dir) if out_dir is not None else dataset_dir(experiment)
+    unfinished = out_dir.with_name(f"{out_dir.name}.partial-{os.getpid()}")
+    try:
+        _remove_stale(out_dir)
+        unfinished.mkdir(parents=True)
+        about = _write(experiment, columns, unfinished, progress or (lambda stage, done, total: None))
+        seconds = time.perf_counter() - started
+        about["profile"]["preparation"] = {
+            "rows_per_s": sum(about["rows"].values()) / seconds,
+            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "seconds": seconds,
+        }
+        (unfinished / FILE).write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf8")
+        _put_in_place(unfinished, out_dir)
+    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            raise CtrkitError(
+                f"the disk of '{unfinished.parent}' is full", "Free some space, or set output to a folder on another disk"
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return Dataset.open(out_dir)
+
+
+def _write(experiment: Experiment, columns: Columns, folder: Path, say: Progress) -> dict[str, Any]:
+    """Writes all of a dataset but its ``dataset.json``, whose content is returned."""
+    scratch = Scratch(folder / "scratch", columns.features)
+    for part, reader in columns.readers.items():
+        for chunk in reader.chunks():
+            scratch.append(part, columns.read(chunk))
+            say("read", scratch.rows, None)
+    scratch.flush()
+    splitter = _Splitter(experiment, scratch)
+
+    transforms = _fit(columns.features, scratch, splitter, say)
+    transforms.save(folder / "transforms")
+
+    profiler = Profiler(transforms, splitter.rows)
+    golden = _Golden("test" if splitter.rows["test"] else "valid", experiment.export.golden_rows)
+    done = 0
+    with ShardWriters(folder) as shards:
+        for split, raw, encoded in ahead(_encoded(transforms, scratch, splitter), depth=1):
+            shards.write(split, encoded)
+            profiler.add(split, raw, encoded)
+            golden.add(split, raw)
+            done += encoded.height
+            say("encode", done, scratch.rows)
+    golden.write(folder / "golden.parquet", scratch)
+    shutil.rmtree(scratch.folder)
+    return {
+        "name": experiment.name,
+        "fingerprint": fingerprint(experiment),
+        "label": experiment.label,
+        "group": experiment.group,
+        "inputs": transforms.inputs.model_dump(mode="json"),
+        "features": [feature.model_dump(mode="json") for feature in columns.features],
+        "rows": splitter.rows,
+        "profile": profiler.describe(),
+        "ctrkit": ctrkit.__version__,
+    }
+
+
+class _Splitter:
+    """Says of each row of the log which split it is in.
+
+    Attributes:
+        rows: rows of each split.
+    """
+
+    def __init__(self, experiment: Experiment, scratch: Scratch) -> None:
+        self._by = experiment.split.by if experiment.data.path is not None else "order"
+        self._seed = experiment.split.seed
+        self._held_out: Cut | None = None
+        if experiment.data.path is not None:
+            self._cut = cut(lambda: self._all_keys(scratch), scratch.rows, experiment.split)
+        else:
+            self._cut = self._cut_parts(experiment, scratch)
+        self.rows = self._cut.rows
+
+    def divide(self, frames: Iterator[pl.DataFrame]) -> Iterator[tuple[str, pl.DataFrame]]:
+        """(split, some of its rows), over all rows of the log in order."""
+        first = 0
+        for frame in frames:
+            assigned = self._assign(first, frame)
+            first += frame.height
+            frame = frame.drop(TIME, strict=False)
+            for index, name in enumerate(SPLITS):
+                chosen = assigned == index
+                if chosen.all():
+                    yield name, frame
+                elif chosen.any():
+                    yield name, frame.filter(pl.Series(chosen))
+
+    def _assign(self, first: int, frame: pl.DataFrame) -> np.ndarray:
+        if self._by == "time":
+            return self._cut.assign(time_keys(frame[TIME].to_numpy()))
+        if self._by == "random":
+            return self._cut.assign(random_keys(first, frame.height, self._seed))
+        assigned = self._cut.assign(order_keys(first, frame.height))
+        if self._held_out is not None:
+            valid = self._held_out.assign(random_keys(first, frame.height, self._seed)) == SPLITS.index("valid")
+            assigned[(assigned == SPLITS.index("train")) & valid] = SPLITS.index("valid")
+        return assigned
+
+    def _all_keys(self, scratch: Scratch) -> Iterator[np.ndarray]:
+        if self._by == "time":
+            return (time_keys(times) for times in scratch.times())
+        if self._by == "random":
+            return in_passes(lambda first, count: random_keys(first, count, self._seed), scratch.rows)
+        return in_passes(order_keys, scratch.rows)
+
+    def _cut_parts(self, experiment: Experiment, scratch: Scratch) -> Cut:
+        """Explicit files come in the order train, valid, test. Without valid files, training rows are held out at random."""
+        train, valid, test = (scratch.part_rows[part] for part in ("train", "valid", "test"))
+        for part, count in (("train", train), ("valid", valid), ("test", test)):
+            files = getattr(experiment.data, part)
+            if files is not None and not count:
+                raise CtrkitError(f"data.{part} ('{files}') holds no rows", "No split may be empty")
+        rows = {"train": train, "valid": valid, "test": test}
+        if experiment.data.valid is None:
+            alone = experiment.split.model_copy(update={"test": 0.0})
+            self._held_out = cut(lambda: in_passes(lambda first, count: random_keys(first, count, self._seed), train), train, alone)
+            rows |= {"train": self._held_out.rows["train"], "valid": self._held_out.rows["valid"]}
+        return Cut(train, train + valid, rows)
+
+
+def _fit(features: tuple[Feature, ...], scratch: Scratch, splitter: _Splitter, say: Progress) -> FittedTransforms:
+    fitters = {feature.name: fitter_for(feature) for feature in features}
+    texts = {name: dictionary.texts() for name, dictionary in scratch.dictionaries.items()}
+    counts = {name: np.zeros(len(values), np.int64) for name, values in texts.items()}
+
+    def take_in(name: str, frame: pl.DataFrame) -> None:
+        if name in counts:
+            counts[name] += np.bincount(frame[name].to_numpy(), minlength=len(counts[name]))
+        else:
+            fitters[name].update(frame)
+
+    done = 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for split, frame in ahead(splitter.divide(scratch.frames())):
+            if split == "train":
+                list(pool.map(take_in, fitters, [frame] * len(fitters)))
+                done += frame.height
+                say("fit", done, splitter.rows["train"])
+        for name, count in counts.items():
+            fitter = fitters[name]
+            assert isinstance(fitter, CategoricalFitter)
+            seen = pl.DataFrame({"value": texts[name], "count": count}).filter(pl.col("count") > 0)
+            fitter.update_counts(seen)
+        return FittedTransforms(list(pool.map(lambda fitter: fitter.finish(), fitters.values())))
+
+
+def _encoded(transforms: FittedTransforms, scratch: Scratch, splitter: _Splitter) -> Iterator[tuple[str, pl.DataFrame, pl.DataFrame]]:
+    """(split, canonical rows, encoded rows). A column with a dictionary is encoded by encoding its dictionary."""
+    expressions = []
+    for transform in transforms.transforms:
+        name = transform.feature.name
+        if name in scratch.dictionaries:
+            ids = scratch.dictionaries[name].texts().alias(name).to_frame().select(transform.to_polars()).to_series()
+            expressions.append(pl.lit(ids).gather(pl.col(name)).alias(name))
+        else:
+            expressions.append(transform.to_polars())
+    for split, raw in splitter.divide(scratch.frames()):
+        yield split, raw, raw.with_columns(expressions)
+
+
+class _Golden:
+    """The first rows of a split in canonical form: exported models are checked on them."""
+
+    def __init__(self, split: str, rows: int) -> None:
+        self._split = split
+        self._left = rows
+        self._frames: list[pl.DataFrame] = []
+
+    def add(self, split: str, raw: pl.DataFrame) -> None:
+        if split == self._split and self._left:
+            self._frames.append(raw.select(pl.exclude("^@.*$")).head(self._left))
+            self._left -= self._frames[-1].height
+
+    def write(self, file: Path, scratch: Scratch) -> None:
+        texts = [pl.lit(dictionary.texts()).gather(pl.col(name)).alias(name) for name, dictionary in scratch.dictionaries.items()]
+        pl.concat(self._frames).with_columns(texts).write_parquet(file)
+
+
+def _remove_stale(out_dir: Path) -> None:
+    """Removes what killed preparations of this dataset left."""
+    for left in out_dir.parent.glob(f"{out_dir.name}.partial-*"):
+        pid = left.name.rpartition("-")[2]
+        if pid == str(os.getpid()) or not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _put_in_place(unfinished: Path, out_dir: Path) -> None:
+    """Renames; an older dataset is moved aside first and removed after."""
+    if out_dir.exists():
+        old = out_dir.with_name(f"{out_dir.name}.partial-old-{os.getpid()}")
+        out_dir.rename(old)
+        unfinished.rename(out_dir)
+        shutil.rmtree(old)
+    else:
+        unfinished.rename(out_dir)
