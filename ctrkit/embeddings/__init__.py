@@ -1,0 +1,3 @@
+"""Embedding tables."""
+
+import ctrkit.quiet  # noqa: F401

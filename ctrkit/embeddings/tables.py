@@ -1,0 +1,122 @@
+"""The sparse arch: one TorchRec table an id field and group."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
+from torchrec.modules.regroup import KTRegroupAsDict
+
+from ctrkit.config import Embedding
+from ctrkit.schema import Inputs
+
+WIDTH_UNIT = 4
+"""FBGEMM's kernels take widths that are multiples of it; a narrower group is padded with columns nobody reads."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """One table an id field, of this width: ``Group("embedding", 16)``, ``Group("linear", 1)``."""
+
+    name: str
+    dim: int
+
+    @property
+    def width(self) -> int:
+        """Columns of the stored tables: ``dim`` rounded up to a multiple of ``WIDTH_UNIT``."""
+        return -(-self.dim // WIDTH_UNIT) * WIDTH_UNIT
+
+
+class Tables(nn.Module):
+    """Looks ids up: ``KeyedJaggedTensor -> {group: [batch, id fields, dim]}``.
+
+    A bag (multi-valued field) is pooled to its mean or sum; an empty bag is the zero vector. Padding (id 0) is never
+    among the ids of a batch, so its row keeps the zeros it was made with.
+
+    With ``l2_rows: touched`` the penalty ``l2 / 2`` x the mean over the batch of ``||looked-up embeddings||^2`` is added to the
+    gradient here rather than in the optimizer: FBGEMM's CPU kernels know weight decay for row-wise Adagrad only. ``l2_rows: all``
+    is the dense optimizer's work (``ctrkit.training.distributed``).
+
+    Args:
+        device: ``meta`` until the tables are sharded.
+    """
+
+    def __init__(self, inputs: Inputs, groups: Sequence[Group], settings: Embedding, device: torch.device | str = "meta") -> None:
+        super().__init__()
+        self.fields = tuple(field.name for field in inputs.id_fields)
+        self.groups = tuple(groups)
+        self.init_std = settings.init_std
+        self.touched_l2 = settings.l2 if settings.l2_rows == "touched" else 0.0
+        self.weight_names = {table_name(g.name, f): f"{g.name}/{f}" for g in groups for f in self.fields}
+        self.dims = {table_name(g.name, f): g.dim for g in groups for f in self.fields}
+        self.configs = [
+            EmbeddingBagConfig(
+                name=table_name(group.name, field.name),
+                embedding_dim=group.width,
+                num_embeddings=field.rows,
+                feature_names=[field.name],
+                pooling=PoolingType.MEAN if field.pooling == "mean" else PoolingType.SUM,
+                init_fn=_leave,
+            )
+            for group in groups
+            for field in inputs.id_fields
+        ]
+        self.collection = EmbeddingBagCollection(self.configs, device=torch.device(device))
+        shared = len(self.groups) > 1
+        keys = [[f"{f}@{table_name(g.name, f)}" if shared else f for f in self.fields] for g in self.groups]
+        self.regroup = KTRegroupAsDict(keys, [g.name for g in self.groups])
+
+    def forward(self, sparse: KeyedJaggedTensor) -> dict[str, Tensor]:
+        rows = sparse.stride()
+        if not self.fields or not self.groups:
+            return {group.name: torch.zeros(rows, 0, group.dim, device=sparse.device()) for group in self.groups}
+        pooled = self.regroup([self.collection(sparse)])
+        embeddings = {g.name: pooled[g.name].view(rows, len(self.fields), g.width)[:, :, : g.dim] for g in self.groups}
+        if self.touched_l2 and torch.is_grad_enabled():
+            scale = self.touched_l2 / average_rows(rows, sparse.device())
+            embeddings = {name: _add_decay(e, scale) for name, e in embeddings.items()}
+        return embeddings
+
+
+def table_name(group: str, field: str) -> str:
+    """A table's name inside TorchRec, where a module's name may hold no full stop."""
+    return f"{group}/{field}".replace(".", "\N{ONE DOT LEADER}")
+
+
+def average_rows(rows: int, device: torch.device) -> float:
+    """Rows a process has in this step, averaged over the processes.
+
+    Gradients are averaged over processes; a sum of the local rows' losses divided by this is the mean over all rows, whatever
+    each process' share.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return float(rows)
+    total = torch.tensor([rows], device=device)
+    dist.all_reduce(total)
+    return total.item() / dist.get_world_size()
+
+
+class _Decay(torch.autograd.Function):
+    """Identity whose gradient has ``scale * input`` added."""
+
+    @staticmethod
+    def forward(ctx, embeddings: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(embeddings)
+        ctx.scale = scale
+        return embeddings.view_as(embeddings)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor):
+        (embeddings,) = ctx.saved_tensors
+        return torch.add(gradients[0], embeddings, alpha=ctx.scale), None
+
+
+def _add_decay(embeddings: Tensor, scale: float) -> Tensor:
+    return _Decay.apply(embeddings, scale)  # pyright: ignore[reportReturnType]
+
+
+def _leave(weight: Tensor) -> Tensor:
+    """TorchRec's initialiser, doing nothing: ``initialise_tables`` fills the shards."""
+    return weight

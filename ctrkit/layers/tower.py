@@ -1,0 +1,41 @@
+"""The multi-layer perceptron."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ctrkit.layers.normalisation import BatchNorm
+
+
+def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+    """A linear layer with Xavier-normal weights and no bias at first."""
+    layer = nn.Linear(inputs, outputs, bias)
+    nn.init.xavier_normal_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Tower(nn.Module):
+    """``hidden`` layers of ``dropout(relu(W x + b))``; with ``outputs``, one linear layer on top; with ``batch_norm``, one before each relu.
+
+    ``[batch, inputs]`` -> ``[batch, outputs or hidden[-1]]``.
+    """
+
+    def __init__(
+        self, inputs: int, hidden: Sequence[int], outputs: int | None = None, dropout: float = 0.0, batch_norm: bool = False
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for units in hidden:
+            layers += [linear(inputs, units), BatchNorm(units), nn.ReLU()] if batch_norm else [linear(inputs, units), nn.ReLU()]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            inputs = units
+        if outputs is not None:
+            layers.append(linear(inputs, outputs))
+        self.layers = nn.Sequential(*layers)
+        self.outputs = inputs if outputs is None else outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)

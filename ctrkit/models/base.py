@@ -1,0 +1,75 @@
+"""The contract between tables and a model's dense arch, and the two put together."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ctrkit import schema
+from ctrkit.config import Embedding
+from ctrkit.data.batch import Batch
+from ctrkit.embeddings.tables import Group, Tables
+from ctrkit.errors import CtrkitError
+from ctrkit.schema import Inputs
+
+
+class RankingModel(nn.Module):
+    """The dense arch of a ranking model: looked-up embeddings and numeric fields in, a logit out.
+
+    Plain tensors only, so that it exports; the tables are not part of it.
+
+    Args:
+        inputs: the fields.
+        dim: width of group ``embedding``.
+        settings: the model's own, an instance of its ``Settings``.
+    """
+
+    Settings: ClassVar[type[schema.Settings]] = schema.Settings
+
+    def __init__(self, inputs: Inputs, dim: int, settings: schema.Settings) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.dim = dim
+        self.settings = settings
+
+    def groups(self, dim: int) -> tuple[Group, ...]:
+        """The table groups ``forward`` reads."""
+        return (Group("embedding", dim),)
+
+    def forward(self, embeddings: dict[str, Tensor], dense: Tensor) -> Tensor:
+        """
+        Args:
+            embeddings: group name -> ``[batch, id fields, group's dim]``.
+            dense: ``[batch, numeric fields]``, NaN is missing.
+
+        Returns:
+            logits ``[batch]``.
+        """
+        raise NotImplementedError
+
+
+def at_least_two_fields(model: str, inputs: Inputs) -> int:
+    """How many fields there are; CtrkitError if there is no pair among them for ``model`` to work on."""
+    if inputs.count < 2:
+        raise CtrkitError(f"model '{model}' is made of pairs of fields and has {inputs.count}", "List at least two features in the config")
+    return inputs.count
+
+
+class CTRModel(nn.Module):
+    """Tables (sparse arch) and dense arch: what is sharded and trained.
+
+    Args:
+        precision: ``bf16`` runs the dense arch's matrix products in bfloat16; weights, sums and logits stay float32.
+    """
+
+    def __init__(self, dense_arch: RankingModel, settings: Embedding, precision: str = "fp32") -> None:
+        super().__init__()
+        self.tables = Tables(dense_arch.inputs, dense_arch.groups(settings.dim), settings)
+        self.dense_arch = dense_arch
+        self.precision = precision
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits ``[batch]``, float32."""
+        embeddings = self.tables(batch.sparse)
+        with torch.autocast(batch.dense.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.dense_arch(embeddings, batch.dense).float()

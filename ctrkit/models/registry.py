@@ -1,0 +1,103 @@
+"""All models by name. ``python -c "from ctrkit.models.registry import models; print(models())"`` lists them."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+import ctrkit.models
+from ctrkit.config import explain
+from ctrkit.errors import CtrkitError, nearest
+from ctrkit.models.base import RankingModel
+from ctrkit.schema import Inputs
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a model."""
+
+    name: str
+    default: Any
+    description: str
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What ``ctrkit models`` lists."""
+
+    name: str
+    kind: str
+    paper: str
+    settings: tuple[Setting, ...]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    model: type[RankingModel]
+    kind: str
+    paper: str
+
+
+_ENTRIES: dict[str, _Entry] = {}
+M = TypeVar("M", bound=type[RankingModel])
+
+
+def register(name: str, *, kind: str, paper: str) -> Callable[[M], M]:
+    """Class decorator: makes a model known under ``name``."""
+
+    def add(model: M) -> M:
+        if name in _ENTRIES:
+            raise ValueError(f"two models are named '{name}'")
+        _ENTRIES[name] = _Entry(model, kind, paper)
+        return model
+
+    return add
+
+
+def models() -> list[ModelInfo]:
+    """All models, by name."""
+    return [ModelInfo(name, entry.kind, entry.paper, _settings(entry.model)) for name, entry in sorted(_entries().items())]
+
+
+def build(name: str, inputs: Inputs, dim: int, settings: dict[str, Any]) -> RankingModel:
+    """The model's dense arch with fresh weights.
+
+    Raises:
+        CtrkitError: no such model, no such setting, a bad value, or fields the model cannot work on.
+    """
+    model, checked = _checked(name, settings)
+    if inputs.count == 0:
+        raise CtrkitError(f"model '{name}' has no fields to work on", "List at least one feature in the config")
+    return model(inputs, dim, checked)
+
+
+def check_settings(name: str, settings: dict[str, Any]) -> None:
+    """Raises what ``build`` would raise about the name or the settings."""
+    _checked(name, settings)
+
+
+def _checked(name: str, settings: dict[str, Any]) -> tuple[type[RankingModel], Any]:
+    entries = _entries()
+    if name not in entries:
+        raise CtrkitError(f"unknown model '{name}'", nearest(name, list(entries)))
+    model = entries[name].model
+    try:
+        return model, model.Settings.model_validate(settings)
+    except ValidationError as error:
+        raise CtrkitError(f"model '{name}': {explain(error, model.Settings)}") from error
+
+
+def _entries() -> dict[str, _Entry]:
+    for module in pkgutil.iter_modules(ctrkit.models.__path__):
+        importlib.import_module(f"ctrkit.models.{module.name}")
+    return _ENTRIES
+
+
+def _settings(model: type[RankingModel]) -> tuple[Setting, ...]:
+    return tuple(
+        Setting(name, field.get_default(call_default_factory=True), field.description or "")
+        for name, field in model.Settings.model_fields.items()
+    )
