@@ -1,0 +1,324 @@
+"""TorchRec's part of training: processes, the sharding plan, and weights gathered from and spread over any plan.
+
+One process is a world of one: the same code, the same ``DistributedModelParallel``. More come from ``torchrun``.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+    DenseTableBatchedEmbeddingBagsCodegen,
+    SplitTableBatchedEmbeddingBagsCodegen,
+)
+from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torch.distributed._shard.sharding_spec.api import EnumerableShardingSpec
+from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward as apply_optimizer_in_backward
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import HardwareConfig, KernelConfig, PlannerError, TopologyFactory, TrainerConfig
+from torchrec.distributed.types import ParameterSharding, ShardingPlan
+from torchrec.optim import SGD, Adagrad, RowWiseAdagrad
+
+from ctrkit.config import Embedding
+from ctrkit.embeddings.tables import WIDTH_UNIT, Tables, average_rows
+from ctrkit.errors import CtrkitError
+from ctrkit.models.base import CTRModel
+
+_SHARDERS = cast(Any, [EmbeddingBagCollectionSharder()])
+
+_FUSED: dict[str, type[torch.optim.Optimizer]] = {
+    "rowwise_adagrad": RowWiseAdagrad,
+    "adagrad": Adagrad,
+    "sgd": SGD,
+}
+_FBGEMM = torch.library.Library("fbgemm", "IMPL")
+"""FBGEMM differentiates its dense look-up inside the CPU kernel but does not tell torch, which warns of wrong gradients."""
+_FBGEMM.impl("dense_embedding_codegen_lookup_function", torch.library.fallthrough_kernel, "AutogradCPU")
+
+_INIT_ROWS = 65_536
+"""Rows drawn from one random stream, so that a shard's rows come out the same however the table is cut."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process: one of ``world``, with its device."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+
+@contextmanager
+def process_group() -> Iterator[Worker]:
+    """Joins the processes torchrun started, or forms a group of one; leaves it at the end.
+
+    gloo on CPU, nccl where this process has a GPU.
+
+    Raises:
+        CtrkitError: more processes on this machine than GPUs.
+    """
+    launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    gpus = torch.cuda.device_count()
+    if gpus and local_rank >= gpus:
+        raise CtrkitError(f"process {local_rank} has no GPU: this machine has {gpus}", f"Start torchrun with --nproc-per-node {gpus}")
+    device = torch.device("cuda", local_rank) if gpus else torch.device("cpu")
+    backend = "nccl" if gpus else "gloo"
+    if gpus:
+        torch.cuda.set_device(device)
+    if launched:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+    try:
+        yield Worker(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
+
+
+class TableOptimizer:
+    """The tables' optimizer, fused into the backward pass or dense (``adam``).
+
+    ``zero_grad()`` before and ``step()`` after ``loss.backward()``: a fused optimizer has done its work by then and does nothing.
+    """
+
+    def __init__(self, model: DistributedModelParallel, settings: Embedding) -> None:
+        self.settings = settings
+        lookups = [m for lookup in getattr(_tables(model).collection, "_lookups", ()) for m in lookup.modules()]
+        self._kernels = [m for m in lookups if isinstance(m, SplitTableBatchedEmbeddingBagsCodegen)]
+        self.parameters = [cast(nn.Parameter, m.weights) for m in lookups if isinstance(m, DenseTableBatchedEmbeddingBagsCodegen)]
+        self._adam: torch.optim.Adam | None = None
+        if self.parameters:
+            all_rows = settings.l2 if settings.l2_rows == "all" else 0.0
+            self._adam = torch.optim.Adam(self.parameters, lr=settings.learning_rate, weight_decay=all_rows, fused=True)
+
+    def set_learning_rate(self, factor: float) -> None:
+        """The configured learning rate times ``factor`` from the next step on."""
+        rate = self.settings.learning_rate * factor
+        for kernel in self._kernels:
+            kernel.set_learning_rate(rate)
+        if self._adam is not None:
+            self._adam.param_groups[0]["lr"] = rate
+
+    def zero_grad(self) -> None:
+        if self._adam is not None:
+            self._adam.zero_grad()
+
+    def step(self) -> None:
+        if self._adam is not None:
+            self._adam.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """This process' optimizer state: plain tensors, to be saved a file a rank and loaded under the same plan."""
+        states = [[[s.clone() for s in table] for table in kernel.split_optimizer_states()] for kernel in self._kernels]
+        return {"fused": states, "adam": self._adam.state_dict() if self._adam is not None else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for kernel, saved in zip(self._kernels, state["fused"], strict=True):
+            for table, values in zip(kernel.split_optimizer_states(), saved, strict=True):
+                for current, value in zip(table, values, strict=True):
+                    current.copy_(value)
+        if self._adam is not None:
+            self._adam.load_state_dict(state["adam"])
+
+
+@dataclass(frozen=True)
+class PlannedTable:
+    """One row of the sharding plan."""
+
+    name: str
+    rows: int
+    dim: int
+    sharding: str
+    kernel: str
+    bytes_per_rank: dict[int, int]
+    """rank -> bytes of weights, optimizer state and (dense) gradient."""
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """A sharded model: call ``model(batch)`` for logits; ``table_optimizer`` steps the tables."""
+
+    model: DistributedModelParallel
+    table_optimizer: TableOptimizer
+    plan: list[PlannedTable]
+
+
+def distribute(
+    model: CTRModel, settings: Embedding, worker: Worker, seed: int, batch_size: int = 4096, sharding: Sequence[str] | None = None
+) -> Distributed:
+    """Plans and shards the tables, wraps the dense arch in DDP, and draws the tables' rows.
+
+    Rows are N(0, init_std^2), the same for a seed whatever the world size; row 0 (padding) is zero.
+
+    Args:
+        batch_size: rows a step over all processes, for the planner.
+        sharding: sharding types the planner chooses from; default ``sharding_types``.
+
+    Raises:
+        CtrkitError: the tables do not fit the machines' memory.
+    """
+    tables = model.tables
+    fused = settings.optimizer != "adam"
+    if fused:
+        apply_optimizer_in_backward(_FUSED[settings.optimizer], tables.collection.parameters(), {"lr": settings.learning_rate})
+    model.dense_arch.to(worker.device)
+    plan = _plan(model, fused, worker, batch_size, sharding or sharding_types(settings, worker))
+    parallel = DistributedModelParallel(model, device=worker.device, plan=plan, sharders=_SHARDERS)
+    _initialise(parallel, seed)
+    return Distributed(parallel, TableOptimizer(parallel, settings), describe_plan(plan, tables, settings))
+
+
+def sharding_types(settings: Embedding, worker: Worker) -> list[str]:
+    """What the planner chooses from: whole tables, and tables cut by rows (GPU) or by columns (CPU, where TorchRec cuts no rows).
+
+    Replicated tables have no fused optimizer, and row-wise Adagrad is another optimizer when columns are cut: neither is offered.
+    """
+    if worker.world == 1:
+        return ["table_wise"]
+    if worker.device.type == "cuda":
+        return ["table_wise", "row_wise"]
+    return ["table_wise"] if settings.optimizer == "rowwise_adagrad" else ["table_wise", "column_wise"]
+
+
+def mean_loss(losses: Tensor) -> Tensor:
+    """Mean of per-row losses over the rows of all processes, up to the averaging of gradients over processes that follows.
+
+    So N processes compute the gradient one would, even where their shares of a batch differ in size. ``[rows]`` -> scalar.
+    """
+    return losses.sum() / average_rows(losses.shape[0], losses.device)
+
+
+def describe_plan(plan: ShardingPlan, tables: Tables, settings: Embedding) -> list[PlannedTable]:
+    """The plan as rows: where each table's shards lie and the memory they take."""
+    copies = {"sgd": 1.0, "adagrad": 2.0, "adam": 4.0, "rowwise_adagrad": 1.0}[settings.optimizer]
+    rows = []
+    for config in tables.configs:
+        sharding = _parameter_sharding(plan, config.name)
+        per_rank: dict[int, int] = {}
+        for shard in cast(EnumerableShardingSpec, sharding.sharding_spec).shards:
+            height, width = shard.shard_sizes
+            extra = height if settings.optimizer == "rowwise_adagrad" else 0
+            rank = cast(Any, shard.placement).rank()
+            per_rank[rank] = per_rank.get(rank, 0) + int(4 * (copies * height * width + extra))
+        name = tables.weight_names[config.name]
+        kernel = sharding.compute_kernel
+        rows.append(PlannedTable(name, config.num_embeddings, tables.dims[config.name], sharding.sharding_type, kernel, per_rank))
+    return rows
+
+
+def gather_full_weights(model: DistributedModelParallel) -> dict[str, Tensor]:
+    """All tables' weights on rank 0: ``"<group>/<field>" -> [rows, dim]`` on the CPU; empty on other ranks. Every process must call it."""
+    tables = _tables(model)
+    full: dict[str, Tensor] = {}
+    for name, weight in _sharded_weights(tables).items():
+        out = torch.empty(weight.size(), device=model.device) if dist.get_rank() == 0 else None
+        weight.gather(dst=0, out=out)
+        if out is not None:
+            full[tables.weight_names[name]] = out[:, : tables.dims[name]].cpu().contiguous()
+    return full
+
+
+def load_full_weights(model: DistributedModelParallel, weights: dict[str, Tensor]) -> None:
+    """Puts what ``gather_full_weights`` gave into a model under any plan. Every process calls it with all weights."""
+    tables = _tables(model)
+    for name, sharded in _sharded_weights(tables).items():
+        full = weights[tables.weight_names[name]]
+        for shard in sharded.local_shards():
+            (row, column), (height, width) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
+            part = full[row : row + height, column : column + width]
+            shard.tensor.zero_()
+            shard.tensor[:, : part.shape[1]].copy_(part)
+
+
+def _initialise(model: DistributedModelParallel, seed: int) -> None:
+    tables = _tables(model)
+    for name, sharded in _sharded_weights(tables).items():
+        width = sharded.size(1)
+        for shard in sharded.local_shards():
+            (row, column), (height, columns) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
+            for block in range(row // _INIT_ROWS, -(-(row + height) // _INIT_ROWS)):
+                first = block * _INIT_ROWS
+                values = _random_rows(f"{seed}/{tables.weight_names[name]}/{block}", width).mul_(tables.init_std)
+                values[:, tables.dims[name] :] = 0
+                if block == 0:
+                    values[0] = 0
+                start, stop = max(first, row), min(first + _INIT_ROWS, row + height)
+                shard.tensor[start - row : stop - row].copy_(values[start - first : stop - first, column : column + columns])
+
+
+def _random_rows(stream: str, width: int) -> Tensor:
+    seed = int.from_bytes(blake2b(stream.encode(), digest_size=7).digest(), "big")
+    return torch.randn(_INIT_ROWS, width, generator=torch.Generator().manual_seed(seed))
+
+
+def _plan(model: CTRModel, fused: bool, worker: Worker, batch_size: int, sharding: Sequence[str]) -> ShardingPlan:
+    configs = model.tables.configs
+    if not configs:
+        return ShardingPlan({})
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(worker.world)))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    gpu = torch.cuda.get_device_properties(worker.device).total_memory if worker.device.type == "cuda" else None
+    planner = EmbeddingShardingPlanner(
+        topology=TopologyFactory.create_topology(
+            TrainerConfig(world_size=worker.world, local_world_size=local),
+            HardwareConfig(hbm_cap_bytes=gpu, ddr_cap_bytes=memory // local),
+            KernelConfig(compute_device=worker.device.type),
+        ),
+        batch_size=max(1, batch_size // worker.world),
+        storage_reservation=FixedPercentageStorageReservation(0.15),
+        constraints={
+            c.name: ParameterConstraints(
+                sharding_types=list(sharding),
+                compute_kernels=[EmbeddingComputeKernel.FUSED.value],
+                min_partition=-(-c.embedding_dim // worker.world // WIDTH_UNIT) * WIDTH_UNIT,
+            )
+            for c in configs
+        },
+        stats=[],
+    )
+    try:
+        plan = planner.collective_plan(model, _SHARDERS, dist.group.WORLD)
+    except PlannerError as error:
+        need = sum(4 * c.num_embeddings * c.embedding_dim for c in configs)
+        available = (gpu or memory // local) * worker.world
+        raise CtrkitError(
+            f"the tables ({need / 1e9:.1f} GB of weights, and their optimizer's state) do not fit {worker.world} process(es) "
+            f"with {available / 1e9:.1f} GB in all",
+            "Lower embedding.dim or the features' max_size or buckets, use a fused optimizer, or start more processes with torchrun",
+        ) from error
+    if not fused:
+        _set_dense(plan)
+    return plan
+
+
+def _set_dense(plan: ShardingPlan) -> None:
+    """Gradients as dense tensors. The planner offers that kernel for replicated tables only, but sharded ones run it as well."""
+    for module in plan.plan.values():
+        for sharding in cast(dict[str, ParameterSharding], module).values():
+            sharding.compute_kernel = EmbeddingComputeKernel.DENSE.value
+
+
+def _parameter_sharding(plan: ShardingPlan, table: str) -> ParameterSharding:
+    (module,) = plan.plan.values()
+    return cast(Any, module)[table]
+
+
+def _tables(model: DistributedModelParallel) -> Tables:
+    return cast(CTRModel, model.module).tables
+
+
+def _sharded_weights(tables: Tables) -> dict[str, ShardedTensor]:
+    state = tables.collection.state_dict()
+    return {name: state[f"embedding_bags.{name}.weight"] for name in tables.weight_names}

@@ -1,0 +1,117 @@
+"""Predictions of a model on a whole split, and their metrics."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ctrkit.data.loader import Loader
+from ctrkit.errors import CtrkitError
+from ctrkit.models.base import CTRModel
+from ctrkit.models.registry import build
+from ctrkit.training.distributed import distribute, load_full_weights, process_group
+from ctrkit.training.metrics import evaluate_metrics
+from ctrkit.training.run import dataset_of_run, load_run
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A split's rows in the order of its shards.
+
+    Attributes:
+        labels: ``[rows]`` float32.
+        probabilities: ``[rows]`` float32.
+        groups: ``[rows]`` int64, None without a group column.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    groups: np.ndarray | None
+
+    def metrics(self) -> dict[str, float]:
+        return evaluate_metrics(self.labels, self.probabilities, self.groups)
+
+
+def predict(model: nn.Module, loader: Loader, device: torch.device) -> Predictions:
+    """Scores a split. Each process scores its part; all of them get all predictions.
+
+    Args:
+        model: ``Batch -> logits [batch]``; left in the mode it was in.
+        loader: not shuffled.
+        device: of the model.
+
+    Raises:
+        CtrkitError: a prediction is not a number.
+    """
+    was_training = model.training
+    model.eval()
+    labels, logits, groups = [], [], []
+    with torch.no_grad():
+        for batch in loader.iter():
+            logits.append(model(batch.to(device)).float())
+            labels.append(batch.labels.numpy())
+            groups.append(batch.groups)
+    model.train(was_training)
+    grouped = groups[0] is not None
+    mine = (
+        np.concatenate(labels),
+        torch.cat(logits).sigmoid().cpu().numpy(),
+        np.concatenate(groups) if grouped else None,
+    )
+    parts: list[Any] = [mine]
+    if loader.world > 1:
+        parts = [None] * loader.world
+        dist.all_gather_object(parts, mine)
+    predictions = Predictions(
+        np.empty(loader.rows, np.float32),
+        np.empty(loader.rows, np.float32),
+        np.empty(loader.rows, np.int64) if grouped else None,
+    )
+    for rank, (label, probability, group) in enumerate(parts):
+        positions = loader.positions(rank)
+        predictions.labels[positions] = label
+        predictions.probabilities[positions] = probability
+        if predictions.groups is not None:
+            predictions.groups[positions] = group
+    bad = np.flatnonzero(np.isnan(predictions.probabilities))
+    if len(bad):
+        raise CtrkitError(
+            f"the model predicts NaN for {len(bad):,} of {loader.rows:,} rows, the first of them row {bad[0]:,} of the split",
+            "Training diverged: lower training.learning_rate and embedding.learning_rate, or set training.precision to fp32",
+        )
+    return predictions
+
+
+def predict_split(run_dir: Path, split: str, batch_size: int = 8192) -> Predictions:
+    """Scores a split with the best weights of a finished run, in this process.
+
+    Args:
+        run_dir: what ``train`` wrote.
+        split: ``train``, ``valid`` or ``test``.
+        batch_size: rows scored at a time.
+
+    Raises:
+        CtrkitError: no such run or split, an unfinished run, or its dataset is gone.
+    """
+    experiment, inputs, weights = load_run(run_dir)
+    dataset = dataset_of_run(run_dir)
+    if not dataset.rows.get(split):
+        known = ", ".join(name for name, rows in dataset.rows.items() if rows)
+        raise CtrkitError(f"the dataset of '{run_dir}' has no rows in a split '{split}'", f"Name one of {known}")
+    dense_arch = build(weights["model"], inputs, weights["dim"], weights["settings"])
+    dense_arch.load_state_dict(weights["dense_arch"])
+    stateless = experiment.embedding.model_copy(update={"optimizer": "sgd"})
+    with process_group() as worker:
+        model = CTRModel(dense_arch, stateless, experiment.training.precision)
+        sharded = distribute(model, stateless, worker, seed=0, batch_size=batch_size).model
+        load_full_weights(sharded, weights["tables"])
+        return predict(sharded, Loader(dataset, split, batch_size, rank=worker.rank, world=worker.world), worker.device)
+
+
+def evaluate_run(run_dir: Path, split: str = "test") -> dict[str, Any]:
+    """``{"split": ..., "metrics": ...}`` of a finished run's best weights; raises as ``predict_split``."""
+    return {"split": split, "metrics": predict_split(run_dir, split).metrics()}

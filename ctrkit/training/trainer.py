@@ -1,0 +1,446 @@
+"""Trains one experiment: epochs of steps, evaluations, resume points, and the best weights kept.
+
+The valid split alone decides what is best and when to stop; the test split is scored once, at the end, with the best weights.
+"""
+
+import errno
+import math
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.utils import clip_grad_norm_
+
+from ctrkit.config import Experiment
+from ctrkit.data.batch import Batch
+from ctrkit.data.dataset import Dataset
+from ctrkit.data.loader import Loader
+from ctrkit.errors import CtrkitError
+from ctrkit.models.base import CTRModel
+from ctrkit.models.registry import build
+from ctrkit.training import schedule
+from ctrkit.training.checkpoint import Checkpoints
+from ctrkit.training.distributed import Worker, distribute, gather_full_weights, load_full_weights, mean_loss, process_group
+from ctrkit.training.evaluate import predict
+from ctrkit.training.optim import dense_optimizer
+from ctrkit.training.plots import calibration_plot, learning_curve
+from ctrkit.training.report import Report, print_plan
+from ctrkit.training.run import (
+    RESULT_FILE,
+    WEIGHTS_FILE,
+    RunResult,
+    check_same_training,
+    create_run,
+    find_unfinished,
+    read_result,
+    write_config,
+    write_json,
+)
+from ctrkit.training.tracking import Tracker, read_records
+
+RECORD_EVERY = 50
+"""Steps between training records in metrics.jsonl."""
+CHANCE = 0.005
+"""A valid AUC this close to 0.5 has learned nothing."""
+
+
+def train(
+    experiment: Experiment,
+    dataset: Dataset,
+    *,
+    run_dir: Path | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> RunResult:
+    """Trains a model and writes its run folder. Under ``torchrun`` every process calls it with the same arguments.
+
+    Args:
+        experiment: model, embedding and training settings.
+        dataset: prepared from the same experiment.
+        run_dir: folder of the run; default ``<output>/runs/<name>-<model>-<n>``.
+        resume: go on from the last resume point of ``run_dir``, or of the experiment's newest unfinished run. A finished run is
+            left as it is and its result returned.
+        console: default standard error.
+
+    Raises:
+        CtrkitError: unknown model or setting, nothing to resume, loss not finite, a valid split of one class, a full disk.
+    """
+    if experiment.training.threads:
+        torch.set_num_threads(experiment.training.threads)
+    _check(experiment, dataset)
+    with process_group() as worker, _full_disk_explained(experiment.output):
+        console = Console(quiet=True) if worker.rank else console or Console(stderr=True)
+        chosen = [_choose_run(experiment, dataset, run_dir, resume) if worker.rank == 0 else None]
+        dist.broadcast_object_list(chosen)
+        folder = cast(Path, chosen[0])
+        if (finished := read_result(folder)) is not None:
+            return finished
+        try:
+            return _Trainer(experiment, dataset, folder, worker, console).run()
+        except KeyboardInterrupt:
+            console.print(f"Interrupted. Go on with: --resume (run folder {folder})", highlight=False, markup=False)
+            raise
+
+
+def _check(experiment: Experiment, dataset: Dataset) -> None:
+    settings = experiment.training
+    build(experiment.model.name, dataset.inputs, experiment.embedding.dim, experiment.model.settings)
+    if settings.monitor == "gauc" and dataset.group is None:
+        raise CtrkitError("training.monitor is gauc, but the dataset has no groups", "Set 'group' to a column such as user_id")
+    if settings.compile and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        raise CtrkitError("training.compile needs a C++ compiler, and there is none", "Install g++, or set training.compile to false")
+
+
+@contextmanager
+def _full_disk_explained(output: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch.save hides the OSError behind a RuntimeError
+        causes = (error, error.__context__)
+        if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes):
+            raise CtrkitError(
+                f"the disk is full: the run below '{output}' could not be written", "Free some space and train with --resume"
+            ) from error
+        raise
+
+
+def _choose_run(experiment: Experiment, dataset: Dataset, run_dir: Path | None, resume: bool) -> Path:
+    if not resume:
+        return create_run(experiment, dataset, run_dir)
+    folder = run_dir or find_unfinished(experiment)
+    if read_result(folder) is None:
+        check_same_training(folder, experiment, dataset)
+        write_config(folder, experiment)
+    return folder
+
+
+@dataclass
+class _Progress:
+    """Where training stands; part of every resume point."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    """Global batches done in this epoch."""
+    best_step: int | None = None
+    best_value: float = -math.inf
+    waited: int = 0
+    """Evaluations since the best."""
+    plateaus: int = 0
+    informative_step: int = 0
+    """Last step at which the valid AUC was not that of chance."""
+    rows: int = 0
+    training_seconds: float = 0.0
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    """Since the last training record."""
+    loss_rows: int = 0
+
+
+class _Trainer:
+    """One run in one process; the others do the same in step with it."""
+
+    def __init__(self, experiment: Experiment, dataset: Dataset, run_dir: Path, worker: Worker, console: Console) -> None:
+        self.experiment, self.dataset, self.run_dir, self.worker, self.console = experiment, dataset, run_dir, worker, console
+        self.settings = settings = experiment.training
+        self.started = time.perf_counter()
+        self.loader = self._loader("train", shuffle=True)
+        self.valid = self._loader("valid")
+        self.total_steps = min(settings.epochs * len(self.loader), settings.steps or sys.maxsize)
+
+        torch.manual_seed(settings.seed)
+        self.dense_arch = build(experiment.model.name, dataset.inputs, experiment.embedding.dim, experiment.model.settings)
+        if settings.compile:
+            self.dense_arch.compile()
+        model = CTRModel(self.dense_arch, experiment.embedding, settings.precision)
+        distributed = distribute(model, experiment.embedding, worker, settings.seed, settings.batch_size)
+        self.model, self.table_optimizer, self.plan = distributed.model, distributed.table_optimizer, distributed.plan
+        self.dense_parameters = list(self.dense_arch.parameters())
+        self.optimizer = dense_optimizer(self.dense_parameters, settings)
+        torch.manual_seed(settings.seed + worker.rank)
+
+        self.progress = _Progress()
+        self.checkpoints = Checkpoints(run_dir / "checkpoints")
+        self.pending: list[tuple[Tensor, Tensor, int]] = []
+        self.check_every = 1 if worker.device.type == "cpu" and worker.world == 1 else RECORD_EVERY
+        self._restore()
+        self.tracker = Tracker(run_dir, self.progress.step) if worker.rank == 0 else None
+        self.clock = time.perf_counter()
+
+    def run(self) -> RunResult:
+        dense = sum(p.numel() for p in self.dense_parameters)
+        print_plan(self.console, self.plan, dense, self.worker.world)
+        with Report(self.console, self.settings.epochs, len(self.loader)) as self.report:
+            self._fit()
+        result = self._finish(dense + sum(t.rows * t.dim for t in self.plan))
+        if self.tracker is not None:
+            self.tracker.close()
+        return result
+
+    def _loader(self, split: str, shuffle: bool = False) -> Loader:
+        size = self.settings.batch_size
+        return Loader(self.dataset, split, size, self.settings.seed, shuffle, self.worker.rank, self.worker.world)
+
+    def _fit(self) -> None:
+        progress = self.progress
+        while not self._done():
+            for batch in self.loader.iter(progress.epoch, skip=progress.batch):
+                self._step(batch)
+                self._look_around()
+                if self._done():
+                    break
+        if progress.best_step is None:  # resumed with fewer steps than were done, before the first evaluation
+            self._evaluate(math.nan)
+
+    def _done(self) -> bool:
+        return self.progress.step >= self.total_steps or self.progress.waited >= self.settings.patience
+
+    def _look_around(self) -> None:
+        """Records, evaluates and saves when it is time to; none of it counts as training time."""
+        step = self.progress.step
+        evaluate = self._evaluation_due()
+        record = evaluate or step % RECORD_EVERY == 0
+        save = evaluate or self.progress.batch == 0 or step % self.settings.checkpoint_every == 0
+        if record or save:
+            self._check_losses()
+            loss = self._record_training() if record else math.nan
+            if evaluate:
+                self._evaluate(loss)
+            if save:
+                self._save()
+            self.clock = time.perf_counter()
+
+    def _evaluation_due(self) -> bool:
+        """After ``evaluate_every`` steps or at an epoch's end, and after the last step."""
+        step = self.progress.step
+        every = self.settings.evaluate_every
+        return step == self.total_steps or (step % every == 0 if every else self.progress.batch == 0)
+
+    def _step(self, batch: Batch) -> None:
+        progress, settings = self.progress, self.settings
+        factor = schedule.factor(settings, progress.step, self.total_steps, progress.plateaus)
+        self.table_optimizer.set_learning_rate(factor)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * factor
+        batch = batch.to(self.worker.device)
+        self.optimizer.zero_grad()
+        self.table_optimizer.zero_grad()
+        losses = binary_cross_entropy_with_logits(self.model(batch), batch.labels, reduction="none")
+        mean_loss(losses).backward()
+        norm = clip_grad_norm_(self.dense_parameters, settings.clip_norm or math.inf)
+        self.optimizer.step()
+        self.table_optimizer.step()
+
+        rows = self.loader.batch_rows(progress.batch)
+        self.pending.append((losses.detach().sum(), norm, rows))
+        progress.step += 1
+        progress.rows += rows
+        progress.batch += 1
+        if progress.batch == len(self.loader):
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+        if len(self.pending) >= self.check_every:
+            self._check_losses()
+
+    def _check_losses(self) -> None:
+        """Looks at the losses since the last look, and at the clock: rarely on a GPU, where each look waits for it.
+
+        Raises:
+            CtrkitError: a loss or gradient is not finite.
+        """
+        if not self.pending:
+            return
+        losses = torch.stack([loss for loss, _, _ in self.pending]).double()
+        if self.worker.world > 1:
+            dist.all_reduce(losses)
+        norms = torch.stack([norm for _, norm, _ in self.pending]).cpu()
+        for i, (loss, norm) in enumerate(zip(losses.tolist(), norms.tolist(), strict=True)):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise self._diverged(self.progress.step - len(self.pending) + i, loss)
+            self.progress.loss_sum += loss
+            self.progress.loss_rows += self.pending[i][2]
+        self.pending.clear()
+        now = time.perf_counter()
+        self.progress.training_seconds += now - self.clock
+        self.clock = now
+        mean = self.progress.loss_sum / self.progress.loss_rows
+        self.report.step(self.progress.step, mean, self._samples_per_s())
+
+    def _diverged(self, step: int, loss: float) -> CtrkitError:
+        """The error of a step, counted from 0, whose loss or gradient is not finite."""
+        epoch, number = divmod(step, len(self.loader))
+        start, stop = self.loader.bounds[number]
+        what = "the gradient" if math.isfinite(loss) else "the loss"
+        problem = (
+            f"{what} is not finite in epoch {epoch + 1}, step {step + 1}: batch {number + 1} of {len(self.loader)}, "
+            f"rows {start + 1:,} to {stop:,} of the epoch's order"
+        )
+        batches = self.loader.iter(epoch, skip=number)
+        largest = next(batches).dense.nan_to_num(0).abs().amax(0)
+        if largest.numel() and largest.max() > 100:
+            field = self.dataset.inputs.numeric_fields[int(largest.argmax())]
+            problem += f"; its numeric column '{field}' reaches {largest.max():.3g} after its transform"
+        latest = self.checkpoints.latest()
+        kept = f"; the last good resume point is step {latest:,}" if latest is not None else ""
+        return CtrkitError(
+            problem + kept,
+            "Lower training.learning_rate and embedding.learning_rate, set training.precision to fp32, "
+            "or check the numeric columns (transform: log1p tames large values), then train with --resume",
+        )
+
+    def _samples_per_s(self) -> float:
+        return self.progress.rows / self.progress.training_seconds
+
+    def _epochs_done(self) -> float:
+        return self.progress.step / len(self.loader)
+
+    def _record_training(self) -> float:
+        """Writes the mean loss since the last record, and returns it."""
+        progress = self.progress
+        loss = progress.loss_sum / progress.loss_rows
+        if self.tracker is not None:
+            rate = self.optimizer.param_groups[0]["lr"]
+            values = {"loss": loss, "samples_per_s": self._samples_per_s(), "learning_rate": rate}
+            self.tracker.record("train", progress.step, self._epochs_done(), values)
+        progress.loss_sum, progress.loss_rows = 0.0, 0
+        return loss
+
+    def _evaluate(self, train_loss: float) -> None:
+        progress = self.progress
+        metrics = predict(self.model, self.valid, self.worker.device).metrics()
+        value = _monitored(metrics, self.settings.monitor)
+        best = value > progress.best_value
+        if best:
+            progress.best_step, progress.best_value, progress.waited = progress.step, value, 0
+            weights = self._weights()
+            if self.worker.rank == 0:
+                self.checkpoints.save_best(progress.step, weights)
+        else:
+            progress.waited += 1
+            progress.plateaus += 1
+        if self.tracker is not None:
+            self.tracker.record("valid", progress.step, self._epochs_done(), metrics)
+        self.report.evaluated(round(self._epochs_done(), 2), progress.step, train_loss, metrics, self._samples_per_s(), best)
+        self._warn_of_chance(metrics["auc"])
+
+    def _warn_of_chance(self, auc: float) -> None:
+        progress = self.progress
+        if not abs(auc - 0.5) < CHANCE:
+            progress.informative_step = progress.step
+        elif progress.step - progress.informative_step >= min(len(self.loader), self.total_steps):
+            progress.informative_step = progress.step
+            self.report.warn(
+                f"the valid AUC has been about 0.5 for a whole epoch (now {auc:.4f}): the model has learned nothing. Try higher "
+                "learning rates (training.learning_rate, embedding.learning_rate) or less regularisation (embedding.l2, dropout); "
+                "check the label and that the features' values are not all missing or unknown (profile in dataset.json)"
+            )
+
+    def _weights(self) -> dict[str, Any]:
+        """All weights on process 0; every process calls it."""
+        return {
+            "dense_arch": {name: tensor.cpu() for name, tensor in self.dense_arch.state_dict().items()},
+            "tables": gather_full_weights(self.model),
+            "model": self.experiment.model.name,
+            "settings": self.experiment.model.settings,
+            "dim": self.experiment.embedding.dim,
+        }
+
+    def _load_weights(self, weights: dict[str, Any]) -> None:
+        self.dense_arch.load_state_dict(weights["dense_arch"])
+        load_full_weights(self.model, weights["tables"])
+
+    def _save(self) -> None:
+        progress = asdict(self.progress)
+        progress["seconds"] += time.perf_counter() - self.started
+        state = {
+            "progress": progress,
+            "optimizer": self.optimizer.state_dict(),
+            "table_optimizer": self.table_optimizer.state_dict(),
+            "random": list(_random_states()),
+        }
+        self.checkpoints.save(self.progress.step, self._weights(), state, self.progress.best_step)
+
+    def _restore(self) -> None:
+        step = self.checkpoints.latest()
+        if step is None:
+            return
+        weights, state = self.checkpoints.load(step)
+        self._load_weights(weights)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.table_optimizer.load_state_dict(state["table_optimizer"])
+        torch.set_rng_state(state["random"][0])
+        if len(state["random"]) > 1:
+            torch.cuda.set_rng_state(state["random"][1])
+        self.progress = _Progress(**state["progress"])
+        self.console.print(f"Resumed after step {step:,} of {self.total_steps:,}", highlight=False)
+
+    def _finish(self, params: int) -> RunResult:
+        """Puts the best weights back, scores valid and test with them, and writes what a run is read for."""
+        progress = self.progress
+        best_step = cast(int, progress.best_step)
+        best = self.checkpoints.best_path(best_step)
+        dist.barrier()
+        self._load_weights(torch.load(best, map_location="cpu", weights_only=True, mmap=True))
+        scored = {"valid": predict(self.model, self.valid, self.worker.device)}
+        if self.dataset.rows["test"]:
+            scored["test"] = predict(self.model, self._loader("test"), self.worker.device)
+        metrics = {split: predictions.metrics() for split, predictions in scored.items()}
+        result = RunResult(
+            run=self.run_dir,
+            model=self.experiment.model.name,
+            seed=self.settings.seed,
+            valid=metrics["valid"],
+            test=metrics.get("test", {}),
+            best_epoch=round(best_step / len(self.loader), 2),
+            epochs=math.ceil(self._epochs_done()),
+            params=params,
+            samples_per_s=self._samples_per_s(),
+            seconds=progress.seconds + time.perf_counter() - self.started,
+        )
+        if self.tracker is not None:
+            if "test" in metrics:
+                self.tracker.record("test", progress.step, self._epochs_done(), metrics["test"])
+            temporary = self.run_dir / f".{WEIGHTS_FILE}.tmp"
+            shutil.copyfile(best, temporary)
+            temporary.replace(self.run_dir / WEIGHTS_FILE)
+            learning_curve(read_records(self.run_dir), best_step, self.run_dir / "learning_curve.png")
+            split = "test" if "test" in scored else "valid"
+            calibration_plot(scored[split].labels, scored[split].probabilities, split, self.run_dir / "calibration.png")
+            write_json(self.run_dir / RESULT_FILE, result.to_json())
+        dist.barrier()
+        self.checkpoints.delete()
+        return result
+
+
+def _monitored(metrics: dict[str, float], monitor: str) -> float:
+    """What is maximised."""
+    match monitor:
+        case "logloss":
+            value = -metrics["logloss"]
+        case "auc-logloss":
+            value = metrics["auc"] - metrics["logloss"]
+        case _:
+            value = metrics[monitor]
+    if np.isnan(value):
+        raise CtrkitError(
+            f"training.monitor '{monitor}' is undefined on the valid split: its labels are all of one class",
+            "Give the valid split more rows, check the label, or set training.monitor to logloss",
+        )
+    return value
+
+
+def _random_states() -> Iterator[Tensor]:
+    """Of dropout, on the CPU and on this process' GPU."""
+    yield torch.get_rng_state()
+    if torch.cuda.is_available():
+        yield torch.cuda.get_rng_state()

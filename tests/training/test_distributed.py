@@ -1,0 +1,149 @@
+"""Sharded training: N processes compute what one does, and weights move between plans."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torchrec import KeyedJaggedTensor
+
+from ctrkit.config import Embedding
+from ctrkit.data.batch import Batch
+from ctrkit.errors import CtrkitError
+from ctrkit.models.base import CTRModel
+from ctrkit.models.registry import build
+from ctrkit.schema import IdField, Inputs
+from ctrkit.training.distributed import Distributed, Worker, distribute, gather_full_weights, load_full_weights, mean_loss, process_group
+
+INPUTS = Inputs(
+    id_fields=(
+        IdField(name="user", rows=101),
+        IdField(name="a.b", rows=7),
+        IdField(name="tags", rows=37, multi_valued=True),
+        IdField(name="words", rows=53, multi_valued=True, pooling="sum"),
+    ),
+    numeric_fields=("x", "y"),
+)
+BATCH = 40
+STEPS = 6
+CASES = [
+    ("table_wise", Embedding(dim=8, optimizer="adagrad", l2=1e-3)),
+    ("column_wise", Embedding(dim=8, optimizer="adagrad")),
+    ("table_wise", Embedding(dim=8, optimizer="rowwise_adagrad", l2=1e-3)),
+    ("table_wise", Embedding(dim=8, optimizer="sgd", learning_rate=1.0)),
+    ("column_wise", Embedding(dim=8, optimizer="adam", l2=1e-3, l2_rows="all")),
+    ("table_wise", Embedding(dim=8, optimizer="adam", l2=1e-3)),
+]
+
+
+def global_batches() -> list[list[tuple[list[list[int]], list[float], float]]]:
+    """Rows as (ids of each field, numeric values, label)."""
+    random = torch.Generator().manual_seed(3)
+
+    def integer(high: int, low: int = 1) -> int:
+        return int(torch.randint(low, high, (1,), generator=random))
+
+    def row() -> tuple[list[list[int]], list[float], float]:
+        ids = [[integer(f.rows) for _ in range(integer(4, 0) if f.multi_valued else 1)] for f in INPUTS.id_fields]
+        x, y = torch.randn(2, generator=random).tolist()
+        return ids, [float("nan") if integer(5) == 1 else x, y], float(ids[0][0] % 3 == 0)
+
+    return [[row() for _ in range(BATCH)] for _ in range(STEPS)]
+
+
+def to_batch(rows: list[tuple[list[list[int]], list[float], float]]) -> Batch:
+    ids = [[row[0][f] for row in rows] for f in range(len(INPUTS.id_fields))]
+    values = torch.tensor([i for field in ids for bag in field for i in bag], dtype=torch.int64)
+    lengths = torch.tensor([len(bag) for field in ids for bag in field], dtype=torch.int32)
+    sparse = KeyedJaggedTensor(keys=[f.name for f in INPUTS.id_fields], values=values, lengths=lengths)
+    return Batch(sparse, torch.tensor([row[1] for row in rows]), torch.tensor([row[2] for row in rows]))
+
+
+def share(rows: list[Any], worker: Worker) -> list[Any]:
+    """Uneven on purpose: the first of two processes has a quarter of the rows."""
+    cut = len(rows) if worker.world == 1 else len(rows) // 4
+    return rows[:cut] if worker.rank == 0 else rows[cut:]
+
+
+def make(settings: Embedding, worker: Worker, sharding: str) -> tuple[Distributed, torch.optim.Optimizer]:
+    torch.manual_seed(5)
+    dense_arch = build("deepfm", INPUTS, settings.dim, {"hidden": [16]})
+    distributed = distribute(CTRModel(dense_arch, settings), settings, worker, seed=1, sharding=[sharding])
+    return distributed, torch.optim.SGD(dense_arch.parameters(), lr=0.1)
+
+
+def train(settings: Embedding, worker: Worker, sharding: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Tables and dense weights after ``STEPS`` steps, with a learning rate that falls."""
+    distributed, dense_optimizer = make(settings, worker, sharding)
+    for step, rows in enumerate(global_batches()):
+        batch = to_batch(share(rows, worker))
+        distributed.table_optimizer.set_learning_rate(1 / (1 + step))
+        distributed.table_optimizer.zero_grad()
+        dense_optimizer.zero_grad()
+        mean_loss(binary_cross_entropy_with_logits(distributed.model(batch), batch.labels, reduction="none")).backward()
+        distributed.table_optimizer.step()
+        dense_optimizer.step()
+    dense = {k: v.detach().clone() for k, v in distributed.model.module.dense_arch.state_dict().items()}
+    return gather_full_weights(distributed.model), dense
+
+
+def two_processes(rank: int, port: int, folder: Path) -> None:
+    import os
+
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    with process_group() as worker:
+        results = [train(settings, worker, sharding) for sharding, settings in CASES]
+        start = gather_full_weights(make(CASES[0][1], worker, "column_wise")[0].model)
+        distributed, _ = make(CASES[0][1], worker, "column_wise")
+        weights = torch.load(folder / "one.pt")
+        load_full_weights(distributed.model, weights)
+        again = gather_full_weights(distributed.model)
+        if rank == 0:
+            torch.save({"results": results, "start": start, "again": again}, folder / "two.pt")
+
+
+@pytest.fixture(scope="module")
+def worker():
+    with process_group() as worker:
+        yield worker
+
+
+@pytest.fixture(scope="module")
+def one_process(worker: Worker) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    return [train(settings, worker, "table_wise") for _, settings in CASES]
+
+
+@pytest.fixture(scope="module")
+def two(one_process: list[tuple[dict[str, Tensor], dict[str, Tensor]]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("two")
+    torch.save(one_process[0][0], folder / "one.pt")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(two_processes, (port, folder), nprocs=2)
+    return torch.load(folder / "two.pt")
+
+
+@pytest.mark.parametrize("case", range(len(CASES)), ids=[f"{s}-{e.optimizer}-{e.l2_rows}" for s, e in CASES])
+def test_two_processes_train_what_one_does(case: int, one_process: list[Any], two: dict[str, Any]) -> None:
+    for one, other in zip(one_process[case], two["results"][case], strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            torch.testing.assert_close(one[name], other[name], atol=1e-5, rtol=1e-4)
+
+
+def test_rows_are_drawn_alike_whatever_the_plan(worker: Worker, two: dict[str, Any]) -> None:
+    one = gather_full_weights(make(CASES[0][1], worker, "table_wise")[0].model)
+    assert all(torch.equal(one[name], two["start"][name]) for name in one)
+
+
+def test_weights_of_one_process_load_into_two_and_back(worker: Worker, one_process: list[Any], two: dict[str, Any]) -> None:
+    assert all(torch.equal(one_process[0][0][name], two["again"][name]) for name in two["again"])
+    distributed, _ = make(CASES[0][1], worker, "table_wise")
+    load_full_weights(distributed.model, two["results"][0][0])
+    assert all(torch.equal(w, two["results"][0][0][name]) for name, w in gather_full_weights(distributed.model).items())
