@@ -1,0 +1,197 @@
+"""The exported artefact: ``<repo>/<name>/<version>/`` with the model, its manifest and golden rows.
+
+Needs onnxruntime to predict; never torch.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ctrkit.errors import CtrkitError
+from ctrkit.feeds import Columns, columns_to_feed, rows_to_columns
+from ctrkit.schema import Feature, Inputs
+
+MODEL_FILE = "model.onnx"
+WEIGHTS_FILE = "model.onnx.data"
+MANIFEST_FILE = "manifest.json"
+GOLDEN_FILE = "golden.json"
+CONFIG_FILE = "config.pbtxt"
+OUTPUT = "probability"
+
+
+class _Document(BaseModel):
+    """Read back from a file that a newer ctrkit may have written: unknown keys are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class FileEntry(_Document):
+    sha256: str
+    bytes: int
+
+
+class Manifest(_Document):
+    """What a bundle holds and where it comes from."""
+
+    name: str
+    version: int = Field(ge=1)
+    model: str = Field(description="the model's name in ctrkit, such as autoint")
+    created: str = Field(description="UTC, ISO 8601")
+    run: str = Field(description="name of the training run's folder")
+    label: str
+    features: tuple[Feature, ...]
+    inputs: Inputs
+    metrics: dict[str, Any] = Field(description="of the run, one entry a split")
+    profile: dict[str, Any] = Field(description="of the training data, as prepare wrote it")
+    max_abs_diff: float = Field(description="largest difference of a probability found by the export's self-check")
+    files: dict[str, FileEntry] = Field(description="every other file of the folder")
+    versions: dict[str, str] = Field(description="of the software that wrote it")
+
+
+class Golden(_Document):
+    """Rows with the probabilities they must get."""
+
+    rows: list[dict[str, Any]]
+    probabilities: list[float]
+
+
+class Bundle:
+    """One version of an exported model: raw values in, probabilities out. Safe to call from several threads.
+
+    Args:
+        path: the version's folder.
+        manifest: what it says it holds.
+        threads: CPU threads of one call; default all cores.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, threads: int | None = None) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._threads = threads
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        return self.manifest.features
+
+    @cached_property
+    def session(self) -> Any:
+        """The ``onnxruntime.InferenceSession``, loaded at first use."""
+        return open_session(self.path / MODEL_FILE, self._threads)
+
+    def feed(self, columns: Columns) -> dict[str, np.ndarray]:
+        """One canonical raw column a feature -> the graph's inputs."""
+        return columns_to_feed(columns, self.features)
+
+    def predict(self, feed: dict[str, np.ndarray]) -> np.ndarray:
+        """The graph's inputs -> probabilities, float32 ``[rows]``."""
+        return self.session.run([OUTPUT], feed)[0]
+
+    def score(self, rows: Sequence[Any]) -> np.ndarray:
+        """JSON objects -> probabilities, float32 ``[rows]``.
+
+        Raises:
+            RowError: a row that does not fit the features.
+        """
+        return self.predict(self.feed(rows_to_columns(rows, self.features)))
+
+    def golden(self) -> Golden:
+        return Golden.model_validate_json((self.path / GOLDEN_FILE).read_bytes())
+
+
+def open_session(model: Path, threads: int | None = None) -> Any:
+    """An ``onnxruntime.InferenceSession`` on CPU.
+
+    Raises:
+        CtrkitError: onnxruntime cannot load the file.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base of their own
+        raise CtrkitError(f"onnxruntime {onnxruntime.__version__} cannot load '{model}': {error}", "Export the run again") from error
+
+
+def open_bundle(path: str | Path, *, threads: int | None = None, verify: bool = True) -> Bundle:
+    """Opens a version's folder, or the latest version in a model's folder.
+
+    Args:
+        threads: CPU threads of one call; default all cores.
+        verify: compare every file with its checksum.
+
+    Raises:
+        CtrkitError: no bundle there, a file is missing, cut short or altered.
+    """
+    folder = Path(path)
+    if not (folder / MANIFEST_FILE).is_file():
+        found = versions(folder)
+        if not found:
+            raise CtrkitError(f"no bundle at '{path}'", "Give the folder '<repo>/<name>' or '<repo>/<name>/<version>' that export wrote")
+        folder = folder / str(found[-1])
+    manifest = _read_manifest(folder / MANIFEST_FILE)
+    if verify:
+        _verify(folder, manifest)
+    return Bundle(folder, manifest, threads)
+
+
+def versions(model_folder: Path) -> list[int]:
+    """The versions in a model's folder, oldest first."""
+    if not model_folder.is_dir():
+        return []
+    names = [entry.name for entry in model_folder.iterdir() if (entry / MANIFEST_FILE).is_file()]
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0"))
+
+
+def model_names(repo: str | Path) -> list[str]:
+    """The models of a repository, by name.
+
+    Raises:
+        CtrkitError: no such folder, or none of its folders holds a version.
+    """
+    folder = Path(repo)
+    if not folder.is_dir():
+        raise CtrkitError(f"no model repository at '{repo}'", "Give the folder that `ctrkit export RUN --to REPO` wrote")
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".") and versions(entry))
+    if not names:
+        raise CtrkitError(f"the model repository '{repo}' holds no model", "Write one with `ctrkit export RUN --to REPO`")
+    return names
+
+
+def describe_files(folder: Path) -> dict[str, FileEntry]:
+    """Size and checksum of every file in a folder but the manifest."""
+    files = sorted(entry for entry in folder.iterdir() if entry.name != MANIFEST_FILE)
+    return {file.name: FileEntry(sha256=_sha256(file), bytes=file.stat().st_size) for file in files}
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CtrkitError(f"'{path}' is no manifest of a bundle: {where or 'the file'}: {first['msg']}", "Export the run again") from error
+
+
+def _verify(folder: Path, manifest: Manifest) -> None:
+    for name, entry in manifest.files.items():
+        file = folder / name
+        if not file.is_file():
+            raise CtrkitError(f"the bundle '{folder}' lacks its file '{name}'", "Copy the bundle again, or export the run again")
+        size = file.stat().st_size
+        if size != entry.bytes or _sha256(file) != entry.sha256:
+            what = f"has {size} bytes instead of {entry.bytes}" if size != entry.bytes else "does not match its sha256 checksum"
+            raise CtrkitError(f"the bundle's file '{file}' is corrupted: it {what}", "Copy the bundle again, or export the run again")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,131 @@
+"""The twin and the transforms' parts -> one ONNX graph: raw values in, probability out."""
+
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import onnx_ir
+import torch
+from onnx import helper
+
+import ctrkit
+from ctrkit.bundle import MODEL_FILE, OUTPUT, WEIGHTS_FILE
+from ctrkit.errors import CtrkitError
+from ctrkit.export.twin import Twin
+from ctrkit.transforms.onnx_part import IR_VERSION, OPSETS, OnnxPart
+
+_PREFIX = "@model/"
+"""Of the twin's tensors and nodes: '@' is in no feature's name, and a part's names start with the feature's."""
+
+_PROTOBUF_LIMIT = 2**31 - 1
+_LARGEST_INLINE = 2**30
+_SMALLEST_EXTERNAL = 1024
+
+
+def write_model(folder: Path, twin: Twin, parts: Iterable[OnnxPart], *, name: str, version: int, external_bytes: float) -> None:
+    """Writes ``model.onnx`` into a folder, and its weights beside it when they take more than ``external_bytes``.
+
+    Weights go from memory to their file directly: no message larger than 2 GB is ever made.
+
+    Args:
+        name: the model's name in the repository, kept in the graph with its version.
+        external_bytes: weights above it are external; always above 1 GiB.
+
+    Raises:
+        CtrkitError: the graph would hold a Loop, or more than 2 GB of vocabularies.
+    """
+    exported = _export(twin)
+    tensors = [value.const_value for value in exported.graph.initializers.values() if value.const_value is not None]
+    weights = sum(tensor.nbytes for tensor in tensors if tensor.nbytes >= _SMALLEST_EXTERNAL)
+    if weights > min(external_bytes, _LARGEST_INLINE):
+        onnx_ir.external_data.unload_from_model(exported, folder, WEIGHTS_FILE, size_threshold_bytes=_SMALLEST_EXTERNAL, alignment=4096)
+    model = _stitch(onnx_ir.to_proto(exported), list(parts), twin.input_names)
+    model.graph.name = name
+    model.model_version = version
+    helper.set_model_props(model, {"ctrkit.name": name, "ctrkit.version": str(version), "ctrkit.release": ctrkit.__version__})
+    refuse_loops(model.graph)
+    size = model.ByteSize()
+    if size > _PROTOBUF_LIMIT:
+        raise CtrkitError(
+            f"the graph takes {size / 2**30:.1f} GB without its weights, ONNX allows 2",
+            "Its vocabularies are too large: give the largest a max_size or a min_count, or hash them",
+        )
+    path = folder / MODEL_FILE
+    path.write_bytes(model.SerializeToString())
+    onnx.checker.check_model(path)
+
+
+def refuse_loops(graph: onnx.GraphProto) -> None:
+    """Raises CtrkitError if the graph, or a graph inside it, holds a Loop: one bag at a time is a hundred times slower."""
+    for node in graph.node:
+        if node.op_type in ("Loop", "Scan"):
+            raise CtrkitError(
+                f"the exported graph holds a {node.op_type} node ('{node.name}')", "Write that part of the model without a loop over rows"
+            )
+        for attribute in node.attribute:
+            for inner in [attribute.g, *attribute.graphs]:
+                refuse_loops(inner)
+
+
+def _export(twin: Twin) -> onnx_ir.Model:
+    """The twin alone, any number of rows. Its weights stay the twin's tensors, not copies."""
+    rows = torch.export.Dim("rows")
+    example, shapes = {}, {}
+    for number, name in enumerate(twin.input_names):
+        dtype = torch.float32 if name.endswith("@dense") else torch.int64
+        example[name] = torch.ones(3, dtype=dtype) if not name.endswith("@ids") else torch.ones(4, dtype=dtype)
+        shapes[name] = {0: torch.export.Dim(f"values_{number}") if name.endswith("@ids") else rows}
+        if name.endswith(".lengths"):
+            example[name] = torch.tensor([1, 0, 3])
+    with _quiet(), torch.no_grad():
+        program = torch.export.export(twin.eval(), (example,), dynamic_shapes=(shapes,))
+        exported = torch.onnx.export(
+            program, dynamo=True, verbose=False, input_names=twin.input_names, output_names=[OUTPUT], opset_version=OPSETS[""]
+        )
+    assert exported is not None
+    return exported.model
+
+
+def _stitch(model: onnx.ModelProto, parts: list[OnnxPart], inputs: list[str]) -> onnx.ModelProto:
+    """Feeds the parts' outputs to the twin's inputs, by name."""
+    onnx.compose.add_prefix(model, _PREFIX, inplace=True)
+    graph = model.graph
+    bridges = [helper.make_node("Identity", [name], [_PREFIX + name], name=f"{_PREFIX}bridge/{name}") for name in inputs]
+    last = helper.make_node("Identity", [_PREFIX + OUTPUT], [OUTPUT], name=f"{_PREFIX}bridge/{OUTPUT}")
+    nodes = [node for part in parts for node in part.nodes] + bridges + [_bare(node) for node in graph.node] + [last]
+    for initializer in graph.initializer:
+        del initializer.metadata_props[:]
+    stitched = helper.make_graph(
+        nodes,
+        "ctrkit",
+        [value for part in parts for value in part.inputs],
+        [helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ["rows"])],
+        initializer=[*graph.initializer, *(value for part in parts for value in part.initializers)],
+    )
+    opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
+    return helper.make_model(
+        stitched, opset_imports=opsets, ir_version=IR_VERSION, producer_name="ctrkit", producer_version=ctrkit.__version__
+    )
+
+
+def _bare(node: onnx.NodeProto) -> onnx.NodeProto:
+    """Without torch's notes, which hold stack traces."""
+    node.doc_string = ""
+    del node.metadata_props[:]
+    return node
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter's progress and its warnings about torch's own internals from the user."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

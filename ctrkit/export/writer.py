@@ -1,0 +1,162 @@
+"""Writes a bundle into a model repository: all of it or nothing."""
+
+import math
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import orjson
+import polars as pl
+from torch import Tensor, nn
+
+import ctrkit
+from ctrkit.bundle import (
+    CONFIG_FILE,
+    GOLDEN_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    OUTPUT,
+    Golden,
+    Manifest,
+    describe_files,
+    open_session,
+    versions,
+)
+from ctrkit.errors import CtrkitError
+from ctrkit.export.graph import write_model
+from ctrkit.export.selfcheck import Reference, check
+from ctrkit.export.triton import triton_config
+from ctrkit.export.twin import Twin
+from ctrkit.feeds import input_names
+from ctrkit.schema import MISSING_INT
+from ctrkit.transforms import FittedTransforms
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and where it comes from.
+
+    Attributes:
+        model: its name in ctrkit, such as ``autoint``.
+        transforms: raw values -> ids and floats.
+        dense_arch: with its trained weights.
+        tables: full weights, ``"<group>/<field>" -> [rows, dim]``.
+        reference: the model as it was trained, to compare with.
+        golden: canonical raw rows to compare on and to keep in the bundle.
+        run: name of the run.
+        label: column or expression it was trained on.
+        metrics: of the run, one entry a split.
+        profile: of the training data.
+    """
+
+    model: str
+    transforms: FittedTransforms
+    dense_arch: nn.Module
+    tables: Mapping[str, Tensor]
+    reference: Reference
+    golden: pl.DataFrame
+    run: str
+    label: str
+    metrics: dict[str, Any]
+    profile: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: the version's folder, the self-check's largest difference, the bundle's size."""
+
+    bundle: Path
+    max_abs_diff: float
+    bytes: int
+
+
+def write_bundle(trained: Trained, repo: str | Path, name: str, *, external_mb: float = 1024) -> Exported:
+    """Exports the model as the next version of ``<repo>/<name>``.
+
+    The version is written under a hidden name and renamed once it has passed its check: whoever watches the
+    repository never sees half of it.
+
+    Args:
+        external_mb: weights above it lie beside ``model.onnx``.
+
+    Raises:
+        CtrkitError: a name that cannot be used, no room, or a graph that does not predict what the trained model does;
+            nothing is left behind.
+    """
+    features = trained.transforms.features
+    if any(OUTPUT in input_names(feature) for feature in features):
+        raise CtrkitError(f"a feature is named '{OUTPUT}', which is the name of the model's output", "Rename the column")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise CtrkitError(f"'{name}' cannot name a model", "Use letters, digits, '_', '.' and '-', starting with a letter or digit")
+    model_folder = Path(repo) / name
+    number = max(versions(model_folder), default=0) + 1
+    scratch = model_folder / f".{number}-{uuid4().hex[:8]}"
+    try:
+        scratch.mkdir(parents=True)
+        twin = Twin(trained.transforms.inputs, trained.tables, trained.dense_arch).eval()
+        parts = trained.transforms.onnx_graph()
+        write_model(scratch, twin, parts, name=name, version=number, external_bytes=external_mb * 2**20)
+        session = open_session(scratch / MODEL_FILE)
+        checked = check(session, twin, trained.reference, trained.transforms, trained.golden)
+        golden = Golden(rows=_json_rows(trained.golden), probabilities=checked.probabilities.astype(np.float64).tolist())
+        (scratch / GOLDEN_FILE).write_bytes(orjson.dumps(golden.model_dump()))
+        manifest = Manifest(
+            name=name,
+            version=number,
+            model=trained.model,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            run=trained.run,
+            label=trained.label,
+            features=features,
+            inputs=trained.transforms.inputs,
+            metrics=trained.metrics,
+            profile=trained.profile,
+            max_abs_diff=checked.max_abs_diff,
+            files=describe_files(scratch),
+            versions={"ctrkit": ctrkit.__version__}
+            | {package: installed(package) for package in ("torch", "torchrec", "onnx", "onnxruntime")},
+        )
+        (scratch / MANIFEST_FILE).write_bytes(orjson.dumps(manifest.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
+        folder = model_folder / str(number)
+        _publish(scratch, folder, triton_config(name, features))
+    except BaseException as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        with suppress(OSError):  # it holds other versions
+            model_folder.rmdir()
+        if isinstance(error, OSError):
+            raise CtrkitError(
+                f"the bundle cannot be written to '{model_folder}': {error.strerror or error}", "Make room or mend the path"
+            ) from error
+        raise
+    return Exported(folder, checked.max_abs_diff, sum(file.stat().st_size for file in folder.iterdir()))
+
+
+def _publish(scratch: Path, folder: Path, config: str) -> None:
+    """Gives the version its name, and Triton its configuration just before."""
+    if folder.exists():
+        raise CtrkitError(f"another export wrote '{folder}' meanwhile", "Export again")
+    temporary = folder.parent / f".{CONFIG_FILE}.tmp"
+    temporary.write_text(config, encoding="utf8")
+    os.replace(temporary, folder.parent / CONFIG_FILE)
+    scratch.rename(folder)
+
+
+def _json_rows(golden: pl.DataFrame) -> list[dict[str, Any]]:
+    """Rows as a client would send them: null for a missing value."""
+    return [{name: _json_value(value) for name, value in row.items()} for row in golden.to_dicts()]
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_json_value(element) for element in value]
+    missing = value == MISSING_INT or (isinstance(value, float) and not math.isfinite(value))
+    return None if missing else value

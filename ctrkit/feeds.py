@@ -1,0 +1,182 @@
+"""Rows as people write them (JSON objects) -> columns -> the tensors an exported graph takes.
+
+Strict: a value of the wrong type is an error that names row and field, never a guess. A feature that is missing or
+null counts as missing.
+
+| feature | accepted | becomes |
+|---|---|---|
+| categorical string | string, integer (its decimal text) | text, missing = ``""`` |
+| categorical int | integer within int64 | int64, missing = ``MISSING_INT`` |
+| numeric | integer, float | float64, missing = NaN |
+| multi-valued | list of such values, or text split at the feature's separator | values and lengths, missing = empty bag |
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctrkit.errors import CtrkitError, nearest
+from ctrkit.schema import MISSING_INT, Feature, Kind
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Bag = tuple[np.ndarray, np.ndarray]
+"""A multi-valued column: values ``[total]`` and lengths int64 ``[rows]``."""
+
+Columns = Mapping[str, np.ndarray | Bag]
+"""One canonical raw column a feature, under its name."""
+
+_INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
+
+
+class RowError(CtrkitError):
+    """A row that does not fit the features.
+
+    Attributes:
+        row: its index in the list of rows.
+        field: the field at fault, None when the row as a whole is.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, row: int, field: str | None, reason: str) -> None:
+        self.row = row
+        self.field = field
+        self.reason = reason
+        super().__init__(f"row {row}{'' if field is None else f', field {field!r}'}: {reason}")
+
+
+def input_names(feature: Feature) -> tuple[str, ...]:
+    """The graph's inputs for a feature: ``name``, or ``name.values`` and ``name.lengths`` for a multi-valued one."""
+    if feature.kind is Kind.MULTI_VALUED:
+        return f"{feature.name}.values", f"{feature.name}.lengths"
+    return (feature.name,)
+
+
+def columns_to_feed(columns: Columns, features: Sequence[Feature]) -> dict[str, np.ndarray]:
+    """Columns -> tensors under the graph's input names.
+
+    Raises:
+        CtrkitError: a feature has no column.
+    """
+    feed: dict[str, np.ndarray] = {}
+    for feature in features:
+        if feature.name not in columns:
+            raise CtrkitError(f"no column for the feature '{feature.name}'", f"Columns given: {', '.join(columns)}")
+        column = columns[feature.name]
+        arrays = column if isinstance(column, tuple) else (column,)
+        feed.update(zip(input_names(feature), arrays, strict=True))
+    return feed
+
+
+def frame_to_columns(frame: "pl.DataFrame", features: Sequence[Feature]) -> dict[str, np.ndarray | Bag]:
+    """Canonical Polars columns -> columns of NumPy arrays. Strings become object arrays, as onnxruntime takes them."""
+    columns: dict[str, np.ndarray | Bag] = {}
+    for feature in features:
+        series = frame[feature.name]
+        if feature.kind is Kind.MULTI_VALUED:
+            lengths = series.list.len().to_numpy().astype(np.int64)
+            columns[feature.name] = series.explode(empty_as_null=False).to_numpy(), lengths
+        else:
+            columns[feature.name] = series.to_numpy()
+    return columns
+
+
+def rows_to_columns(rows: Sequence[Any], features: Sequence[Feature]) -> dict[str, np.ndarray | Bag]:
+    """JSON objects -> one canonical raw column a feature.
+
+    Raises:
+        RowError: a row is no object, holds an unknown feature or a value of the wrong type.
+    """
+    known = {f.name for f in features}
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise RowError(index, None, f"expected an object, got {_shown(row)}")
+        if not row.keys() <= known:
+            field = next(name for name in row if name not in known)
+            raise RowError(index, str(field), f"unknown feature. {nearest(str(field), list(known))}")
+    return {f.name: _column(f, [row.get(f.name) for row in rows]) for f in features}
+
+
+def _column(feature: Feature, values: list[Any]) -> np.ndarray | Bag:
+    if feature.kind is Kind.NUMERIC:
+        return np.array(_convert(feature, values, _number), np.float64)
+    read, dtype = (_text, object) if feature.dtype == "string" else (_integer, np.int64)
+    if feature.kind is Kind.CATEGORICAL:
+        return np.array(_convert(feature, values, read), dtype)
+    bags = _convert(feature, values, lambda value: _bag(value, feature, read))
+    return np.array([element for bag in bags for element in bag], dtype), np.array([len(bag) for bag in bags], np.int64)
+
+
+def _convert(feature: Feature, values: list[Any], read: Callable[[Any], Any]) -> list[Any]:
+    converted = []
+    for row, value in enumerate(values):
+        try:
+            converted.append(read(value))
+        except ValueError as error:
+            raise RowError(row, feature.name, str(error)) from None
+    return converted
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"expected a string, got {value!r}, which is not valid Unicode") from None
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"expected a string, got {_shown(value)}")
+
+
+def _integer(value: Any) -> int:
+    if value is None:
+        return MISSING_INT
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"expected an integer, got {_shown(value)}")
+    if not _INT_MIN <= value <= _INT_MAX:
+        raise ValueError(f"expected an integer of 64 bits, got {value}")
+    return value
+
+
+def _number(value: Any) -> float:
+    if value is None:
+        return float("nan")
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"expected a number, got {_shown(value)}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"expected a number, got {value}, which is beyond 64-bit floats") from None
+
+
+def _bag(value: Any, feature: Feature, read: Callable[[Any], Any]) -> list[Any]:
+    if value is None or value == "":
+        return []
+    if isinstance(value, str):
+        parts: list[Any] = value.split(feature.separator)
+        return [_parsed(part) for part in parts] if feature.dtype == "int" else [read(part) for part in parts]
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list, or text separated by {feature.separator!r}, got {_shown(value)}")
+    return [read(element) for element in value]
+
+
+def _parsed(text: str) -> int:
+    text = text.strip()
+    if not text:
+        return MISSING_INT
+    if not re.fullmatch(r"[+-]?[0-9]+", text):
+        raise ValueError(f"expected integers, got {_shown(text)}")
+    return _integer(int(text))
+
+
+def _shown(value: Any) -> str:
+    """A received value and its JSON type, for a message."""
+    kinds = {type(None): "null", bool: "boolean", int: "integer", float: "number", str: "string", list: "list", dict: "object"}
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({kinds.get(type(value), type(value).__name__)})"

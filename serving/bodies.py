@@ -1,0 +1,80 @@
+"""Requests and responses as ``/docs`` shows them. Rows are checked against the model's features, not here."""
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+Row = dict[str, Any]
+_EXAMPLE_ROW = {"user_id": "u1", "item_id": "i7", "price": 9.5, "tags": ["new", "sale"]}
+
+
+class ScoreRequest(BaseModel):
+    """Rows to score. A feature that is left out or null counts as missing; an unknown name or a wrong type is a 422."""
+
+    rows: list[Row] = Field(description="one object a row: feature name -> raw value", examples=[[_EXAMPLE_ROW]])
+
+
+class ScoreResponse(BaseModel):
+    model: str
+    version: int
+    probabilities: list[float] = Field(description="one a row, in the rows' order")
+
+
+class RankRequest(BaseModel):
+    """One context and the candidates to order in it. A feature is given by the context or by the candidates, not by both."""
+
+    context: Row = Field(default_factory=dict, description="features that all candidates share", examples=[{"user_id": "u1"}])
+    candidates: list[Row] = Field(
+        description="the other features, one object a candidate", examples=[[{"item_id": "i7"}, {"item_id": "i9"}]]
+    )
+    top_k: int | None = Field(None, ge=1, description="how many to return; all without it")
+
+
+class RankedCandidate(BaseModel):
+    index: int = Field(description="place in the request's candidates")
+    score: float = Field(description="click probability")
+    candidate: Row
+
+
+class RankResponse(BaseModel):
+    model: str
+    version: int
+    candidates: list[RankedCandidate] = Field(description="best first; equal scores keep the request's order")
+
+
+class ModelSummary(BaseModel):
+    name: str
+    version: int = Field(description="the version that is served")
+    versions: list[int]
+
+
+class ModelList(BaseModel):
+    models: list[ModelSummary]
+
+
+class FeatureDescription(BaseModel):
+    name: str
+    kind: str
+    dtype: str = Field(description="of a value in JSON: string, int or number")
+
+
+class ModelDescription(ModelSummary):
+    model: str = Field(description="the model's name in ctrkit, such as autoint")
+    created: str
+    label: str
+    features: list[FeatureDescription]
+    metrics: dict[str, Any]
+
+
+class Problem(BaseModel):
+    loc: list[str | int] = Field(description="where in the request")
+    msg: str
+    type: str
+
+
+class Unprocessable(BaseModel):
+    detail: list[Problem]
+
+
+class Refusal(BaseModel):
+    detail: str

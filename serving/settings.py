@@ -1,0 +1,14 @@
+"""What a service allows."""
+
+from pydantic import Field
+
+from ctrkit.schema import Settings
+
+
+class ServingSettings(Settings):
+    """Limits of one request, and threads."""
+
+    max_rows: int = Field(default=10_000, ge=1, description="rows or candidates of one request")
+    max_body_mb: float = Field(default=16, gt=0, description="size of one request's body")
+    workers: int = Field(default=4, ge=1, description="requests scored at the same time")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of one request; default all cores")
