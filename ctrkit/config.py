@@ -2,8 +2,9 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,9 +17,9 @@ class FileLayout(Settings):
     """How a file is laid out. What is left out is read off the file's name (``.csv``, ``.tsv.gz``, ``.parquet``, ``.jsonl`` ...)."""
 
     format: Literal["auto", "csv", "tsv", "parquet", "jsonl"] = "auto"
-    separator: str | None = Field(None, min_length=1, description="of csv: any string, '::' too; default ',' (tab for tsv)")
-    header: bool = Field(True, description="whether the first line of a csv holds the column names")
-    columns: tuple[str, ...] | None = Field(None, description="column names of a csv without header; a range is written 'C1..C26'")
+    separator: str | None = Field(default=None, min_length=1, description="of csv: any string, '::' too; default ',' (tab for tsv)")
+    header: bool = Field(default=True, description="whether the first line of a csv holds the column names")
+    columns: tuple[str, ...] | None = Field(default=None, description="column names of a csv without header; a range is written 'C1..C26'")
     encoding: Literal["utf8", "latin-1"] = "utf8"
 
     @model_validator(mode="before")
@@ -41,13 +42,19 @@ class SideTable(FileLayout):
     path: str
     on: str = Field(description="key column, in the log and in the side table")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _unquoted_on(cls, data: object) -> object:
+        """YAML 1.1 reads the bare word ``on`` as true."""
+        return {("on" if key is True else key): value for key, value in data.items()} if isinstance(data, dict) else data
+
 
 class Data(FileLayout):
     """Where the log is: one ``path`` (a file, a glob or a list of them), or one path a split."""
 
     path: str | tuple[str, ...] | None = None
     train: str | tuple[str, ...] | None = None
-    valid: str | tuple[str, ...] | None = Field(None, description="without it, split.valid of the train files is held out")
+    valid: str | tuple[str, ...] | None = Field(default=None, description="without it, split.valid of the train files is held out")
     test: str | tuple[str, ...] | None = None
     joins: tuple[SideTable, ...] = ()
 
@@ -63,10 +70,12 @@ class Data(FileLayout):
 class Split(Settings):
     """How rows are divided. ``valid`` and ``test`` are fractions of all rows, or whole numbers of rows."""
 
-    by: Literal["random", "order", "time"] = Field("random", description="order: the last rows are the test; time: the latest by 'column'")
-    column: str | None = Field(None, description="time column, of by: time")
-    valid: float = Field(0.1, gt=0)
-    test: float = Field(0.1, ge=0)
+    by: Literal["random", "order", "time"] = Field(
+        default="random", description="order: the last rows are the test; time: the latest by 'column'"
+    )
+    column: str | None = Field(default=None, description="time column, of by: time")
+    valid: float = Field(default=0.1, gt=0)
+    test: float = Field(default=0.1, ge=0)
     seed: int = 0
 
     @model_validator(mode="after")
@@ -96,14 +105,14 @@ class ModelChoice(BaseModel):
 class Embedding(Settings):
     """The tables: width, optimizer and regularisation."""
 
-    dim: int = Field(16, ge=1)
+    dim: int = Field(default=16, ge=1)
     optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = Field(
-        "adagrad", description="the first three are fused into the backward pass and touch looked-up rows only; adam is dense"
+        default="adagrad", description="the first three are fused into the backward pass and touch looked-up rows only; adam is dense"
     )
-    learning_rate: float = Field(0.02, gt=0)
-    l2: float = Field(0.0, ge=0, description="lambda of lambda/2 ||rows||^2")
-    l2_rows: Literal["touched", "all"] = Field("touched", description="all: every row at every step, needs optimizer: adam")
-    init_std: float = Field(0.01, gt=0, description="rows start as N(0, init_std^2)")
+    learning_rate: float = Field(default=0.02, gt=0)
+    l2: float = Field(default=0.0, ge=0, description="lambda of lambda/2 ||rows||^2")
+    l2_rows: Literal["touched", "all"] = Field(default="touched", description="all: every row at every step, needs optimizer: adam")
+    init_std: float = Field(default=0.01, gt=0, description="rows start as N(0, init_std^2)")
 
     @model_validator(mode="after")
     def _regime(self) -> "Embedding":
@@ -115,31 +124,33 @@ class Embedding(Settings):
 class Training(Settings):
     """The dense arch's optimizer, the schedule and when to stop."""
 
-    batch_size: int = Field(4096, ge=1, description="rows a step, over all processes together")
-    epochs: int = Field(20, ge=1)
-    steps: int | None = Field(None, ge=1, description="stop after so many steps")
+    batch_size: int = Field(default=4096, ge=1, description="rows a step, over all processes together")
+    epochs: int = Field(default=20, ge=1)
+    steps: int | None = Field(default=None, ge=1, description="stop after so many steps")
     optimizer: Literal["adam", "adamw", "sgd", "adagrad"] = "adam"
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    warmup_steps: int = Field(0, ge=0, description="the learning rates rise linearly over so many steps")
-    decay: Literal["none", "cosine", "linear", "plateau"] = Field("none", description="plateau: x 0.1 when the monitored metric does not improve")
-    clip_norm: float = Field(10.0, ge=0, description="gradient norm of the dense arch is cut to it; 0 is off")
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0, description="the learning rates rise linearly over so many steps")
+    decay: Literal["none", "cosine", "linear", "plateau"] = Field(
+        default="none", description="plateau: x 0.1 when the monitored metric does not improve"
+    )
+    clip_norm: float = Field(default=10.0, ge=0, description="gradient norm of the dense arch is cut to it; 0 is off")
     monitor: Literal["auc", "logloss", "gauc", "auc-logloss"] = "auc-logloss"
-    patience: int = Field(2, ge=1, description="evaluations without improvement before stopping")
-    evaluate_every: int | None = Field(None, ge=1, description="steps between evaluations; default one an epoch")
-    checkpoint_every: int = Field(1000, ge=1, description="steps between resume points, besides every epoch's end")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the dense arch's matrix products")
-    compile: bool = Field(False, description="torch.compile the dense arch")
+    patience: int = Field(default=2, ge=1, description="evaluations without improvement before stopping")
+    evaluate_every: int | None = Field(default=None, ge=1, description="steps between evaluations; default one an epoch")
+    checkpoint_every: int = Field(default=1000, ge=1, description="steps between resume points, besides every epoch's end")
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the dense arch's matrix products")
+    compile: bool = Field(default=False, description="torch.compile the dense arch")
     seed: int = 2021
-    threads: int | None = Field(None, ge=1, description="CPU threads; default all cores")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; default all cores")
 
 
 class Export(Settings):
     """The bundle."""
 
-    name: str | None = Field(None, description="model name in the repository; default the experiment's name")
-    golden_rows: int = Field(64, ge=2, le=10_000)
-    external_data_mb: float = Field(1024, gt=0, description="weights above it lie beside model.onnx, memory-mapped")
+    name: str | None = Field(default=None, description="model name in the repository; default the experiment's name")
+    golden_rows: int = Field(default=64, ge=2, le=10_000)
+    external_data_mb: float = Field(default=1024, gt=0, description="weights above it lie beside model.onnx, memory-mapped")
 
 
 class Experiment(Settings):
@@ -148,29 +159,22 @@ class Experiment(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     data: Data
     label: str = Field(description="a column of 0 and 1, or an expression such as 'rating >= 4'")
-    group: str | None = Field(None, description="column whose groups gauc averages over, such as user_id")
+    group: str | None = Field(default=None, description="column whose groups gauc averages over, such as user_id")
     split: Split = Field(default_factory=Split)
     features: tuple[Feature, ...] = Field(min_length=1)
     model: ModelChoice = Field(default_factory=ModelChoice)
     embedding: Embedding = Field(default_factory=Embedding)
     training: Training = Field(default_factory=Training)
     export: Export = Field(default_factory=Export)
-    output: str = Field("out", description="datasets and runs are written below this folder")
+    output: str = Field(default="out", description="datasets and runs are written below this folder")
 
     @model_validator(mode="before")
     @classmethod
     def _expand_features(cls, data: object) -> object:
         """``name`` may be a list of names or a range ``C1..C26``: one entry for many columns."""
-        if not isinstance(data, dict) or not isinstance(data.get("features"), list | tuple):
-            return data
-        expanded: list[object] = []
-        for entry in data["features"]:
-            if not isinstance(entry, dict) or "name" not in entry:
-                expanded.append(entry)
-                continue
-            names = entry["name"] if isinstance(entry["name"], list) else [entry["name"]]
-            expanded += [{**entry, "name": n} for name in names for n in expand_range(str(name))]
-        return {**data, "features": expanded}
+        if isinstance(data, dict) and isinstance(data.get("features"), list | tuple):
+            return {**data, "features": expand_features(data["features"])}
+        return data
 
     @model_validator(mode="after")
     def _names_once(self) -> "Experiment":
@@ -182,17 +186,55 @@ class Experiment(Settings):
 
 
 def expand_range(name: str) -> list[str]:
-    """``C1..C26`` -> C1, C2 .. C26; any other name -> itself."""
+    """``C1..C26`` -> C1, C2 .. C26 (``C01..C26`` keeps the zeros); any other name -> itself."""
     match = re.fullmatch(r"(.*?)(\d+)\.\.\1(\d+)", name)
     if not match:
         return [name]
     first, last = int(match[2]), int(match[3])
-    return [f"{match[1]}{i}" for i in range(first, last + 1)]
+    if last < first:
+        raise CtrkitError(f"the range '{name}' runs backwards", f"Write {match[1]}{match[3]}..{match[1]}{match[2]}")
+    width = len(match[2]) if match[2].startswith("0") else 0
+    return [f"{match[1]}{i:0{width}d}" for i in range(first, last + 1)]
 
 
-def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Experiment:
+def expand_features(entries: list[Any] | tuple[Any, ...]) -> list[Any]:
+    """Feature entries with one name each; other entries are left for the validation to judge."""
+    expanded: list[Any] = []
+    for entry in entries:
+        if not isinstance(entry, dict) or "name" not in entry:
+            expanded.append(entry)
+            continue
+        names = entry["name"] if isinstance(entry["name"], list) else [entry["name"]]
+        expanded += [{**entry, "name": n} for name in names for n in expand_range(str(name))]
+    return expanded
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's plain values: only true and false are booleans (``on:`` is a key), 1e-3 is a number, dates are text."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what ``_Loader`` would not read as text."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+for _kind, _pattern, _first in (
+    ("null", r"(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"(true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"(0|[-+]?[1-9][0-9]*)$", list("-+0123456789")),
+    ("float", r"[-+]?((\.\d+|\d+\.\d*)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf|\.nan)$", list("-+0123456789.")),
+):
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(_pattern), _first)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Reads an experiment from YAML and applies ``key.sub=value`` overrides.
 
+    A list's entry is named by its number or by its ``name``: ``features.price.transform.kind=log1p``.
     Relative paths inside are relative to the working directory; ``${NAME}`` is read from the environment.
 
     Raises:
@@ -200,19 +242,28 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     """
     path = Path(path)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf8"))
+        tree = yaml.load(path.read_text(encoding="utf8"), _Loader)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise CtrkitError(f"no config file at '{path}'", "Give the path of a YAML file, such as configs/simulated.yaml") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CtrkitError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}", "Mend it and try again") from error
     if not isinstance(tree, dict):
         raise CtrkitError(f"'{path}' does not hold settings", "It must start with keys such as 'name:', 'data:' and 'features:'")
+    if isinstance(tree.get("features"), list):
+        tree["features"] = expand_features(tree["features"])
     for override in overrides:
         _apply(tree, override)
+    tree = _expand_environment(tree)
     try:
-        return Experiment.model_validate(_expand_environment(tree))
+        return Experiment.model_validate(tree)
     except ValidationError as error:
-        raise CtrkitError(f"in '{path}': {explain(error, Experiment)}") from error
+        place = f"'{path}'" + "".join(f" --set {override}" for override in overrides)
+        raise CtrkitError(f"in {place}: {explain(error, Experiment, tree)}") from error
+
+
+def to_yaml(experiment: Experiment) -> str:
+    """The experiment with every setting spelt out; ``load_config`` reads it back to an equal one."""
+    return yaml.dump(experiment.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -220,7 +271,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise CtrkitError(f"--set {override} has no value", "Write --set key.sub=value, such as --set training.epochs=3")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise CtrkitError(f"the value of --set {override} cannot be read as YAML", "Quote it") from error
     parts = key.split(".")
@@ -229,37 +280,33 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         node = _child(node, part, ".".join(parts[: depth + 1]))
     if isinstance(node, list):
         node[_index(node, parts[-1], key)] = value
-    elif isinstance(node, dict):
-        node[parts[-1]] = _number(value)
     else:
-        raise CtrkitError(f"--set {override}: '{'.'.join(parts[:-1])}' is a single value, not a group of settings")
+        node[parts[-1]] = value
 
 
 def _child(node: Any, part: str, path: str) -> Any:
+    """The group of settings (or list) below ``part``; made if there is none yet."""
     if isinstance(node, list):
-        return node[_index(node, part, path)]
-    if not isinstance(node, dict):
-        raise CtrkitError(f"--set {path}: there is no group of settings of that name")
-    if not isinstance(node.get(part), dict | list):
-        node[part] = {}
-    return node[part]
+        child = node[_index(node, part, path)]
+    else:
+        if node.get(part) is None:
+            node[part] = {}
+        child = node[part]
+    if not isinstance(child, dict | list):
+        raise CtrkitError(f"--set {path}: '{part}' is a single value, not a group of settings", f"Write --set {path}=value")
+    return child
 
 
 def _index(node: list[Any], part: str, path: str) -> int:
-    """A list entry by its number or by its ``name``."""
-    names = [entry.get("name") if isinstance(entry, dict) else None for entry in node]
+    """A list entry by its ``name`` or by its number, from 0."""
+    names = [str(entry["name"]) if isinstance(entry, dict) and "name" in entry else "" for entry in node]
     if part in names:
         return names.index(part)
-    if part.isdigit() and int(part) < len(node):
+    if part.isdecimal() and int(part) < len(node):
         return int(part)
-    raise CtrkitError(f"--set {path}: no entry '{part}'", f"Name one of {', '.join(str(n) for n in names if n)}")
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as a string; people mean a number."""
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        return float(value)
-    return value
+    raise CtrkitError(
+        f"--set {path}: no entry '{part}'", nearest(part, [n for n in names if n]) if any(names) else f"There are {len(node)}"
+    )
 
 
 def _expand_environment(node: Any) -> Any:
@@ -275,23 +322,47 @@ def _expand_environment(node: Any) -> Any:
             raise CtrkitError(f"'{node}' needs the environment variable {match[1]}, which is not set", f"export {match[1]}=<folder>")
         return os.environ[match[1]]
 
-    return _number(re.sub(r"\$\{(\w+)\}", value_of, node))
+    return re.sub(r"\$\{(\w+)\}", value_of, node)
 
 
-def explain(error: ValidationError, root: type[BaseModel]) -> str:
-    """pydantic's findings in one line each, with the nearest known key for an unknown one."""
+def explain(error: ValidationError, root: type[BaseModel], tree: object = None) -> str:
+    """pydantic's findings in one line, with the nearest known key for an unknown one.
+
+    Args:
+        root: the model that was validated.
+        tree: what was validated; entries of its lists are then called by their ``name``.
+    """
     lines = []
     for finding in error.errors():
-        where = ".".join(str(part) for part in finding["loc"])
+        location = finding["loc"]
+        where = _where(location, tree)
         if finding["type"] == "extra_forbidden":
-            known = _known_keys(root, finding["loc"][:-1])
-            lines.append(f"unknown key '{where}'. {nearest(str(finding['loc'][-1]), known)}")
+            lines.append(f"unknown key '{where}'. {nearest(str(location[-1]), _known_keys(root, location[:-1]))}")
         elif finding["type"] == "missing":
             lines.append(f"'{where}' is required")
+        elif finding["type"] in ("model_type", "model_attributes_type"):
+            lines.append(f"'{where}' is a group of settings, not {finding['input']!r}: give its keys below it")
         else:
             message = finding["msg"].removeprefix("Value error, ")
-            lines.append(f"{where}: {message}" if where else message)
-    return "; ".join(lines)
+            given = f", not {finding['input']!r}" if isinstance(finding["input"], str | int | float | bool) else ""
+            lines.append(f"{where}: {message}{given}" if where else message)
+    return "; ".join(dict.fromkeys(lines))
+
+
+def _where(location: tuple[int | str, ...], tree: object) -> str:
+    """``features.price.transform.min_count``: list entries by name, without the tags of unions."""
+    parts: list[str] = []
+    node: Any = tree
+    for depth, part in enumerate(location):
+        if isinstance(node, list | tuple) and isinstance(part, int) and part < len(node):
+            node = node[part]
+            parts.append(str(node["name"]) if isinstance(node, dict) and "name" in node else str(part))
+        elif isinstance(node, dict) and (part in node or depth == len(location) - 1):
+            node = node.get(part)
+            parts.append(str(part))
+        elif not isinstance(node, dict):
+            parts.append(str(part))
+    return ".".join(parts)
 
 
 def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -14,7 +14,11 @@ class CtrkitError(Exception):
     def __init__(self, problem: str, remedy: str = "") -> None:
         self.problem = problem.rstrip(".")
         self.remedy = remedy.rstrip(".")
-        super().__init__(f"{self.problem}. {self.remedy}." if remedy else f"{self.problem}.")
+        super().__init__(" ".join(_sentence(part) for part in (self.problem, self.remedy) if part))
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith("?") else f"{text}."
 
 
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:

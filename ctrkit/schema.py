@@ -31,9 +31,9 @@ class Vocabulary(Settings):
     """Values seen in training get ids of their own, the most frequent first; others are unknown."""
 
     kind: Literal["vocabulary"] = "vocabulary"
-    min_count: int = Field(1, ge=1, description="values seen less often in training are unknown")
-    max_size: int | None = Field(None, ge=1, description="keep only this many, the most frequent")
-    oov_buckets: int = Field(1, ge=1, description="ids that unknown values are hashed to")
+    min_count: int = Field(default=1, ge=1, description="values seen less often in training are unknown")
+    max_size: int | None = Field(default=None, ge=1, description="keep only this many, the most frequent")
+    oov_buckets: int = Field(default=1, ge=1, description="ids that unknown values are hashed to")
 
 
 class Hash(Settings):
@@ -41,7 +41,7 @@ class Hash(Settings):
 
     kind: Literal["hash"] = "hash"
     buckets: int = Field(gt=0)
-    salt: int = Field(0, ge=0, lt=2**32, description="murmur3 seed")
+    salt: int = Field(default=0, ge=0, lt=2**32, description="murmur3 seed")
 
 
 class Standardise(Settings):
@@ -60,7 +60,7 @@ class Buckets(Settings):
     """Quantile buckets of the training split: the number becomes an id."""
 
     kind: Literal["buckets"] = "buckets"
-    count: int = Field(32, ge=2, le=4096)
+    count: int = Field(default=32, ge=2, le=4096)
 
 
 TransformSettings = Annotated[Vocabulary | Hash | Standardise | Log1p | Buckets, Field(discriminator="kind")]
@@ -77,18 +77,24 @@ class Feature(Settings):
 
     name: str = Field(min_length=1, pattern=r"^[^@:]+$", description="column name in the log")
     kind: Kind
-    dtype: Literal["string", "int"] = Field("string", description="raw type of a categorical or multi-valued feature")
+    dtype: Literal["string", "int"] = Field(default="string", description="raw type of a categorical or multi-valued feature")
     transform: TransformSettings = Field(default_factory=Vocabulary)
-    separator: str = Field("|", min_length=1, description="multi-valued text cells are split at it; list columns need none")
-    max_length: int = Field(50, ge=1, description="multi-valued: the first so many values are kept")
-    pooling: Literal["mean", "sum"] = Field("mean", description="multi-valued: how a bag's embeddings are joined")
+    separator: str = Field(default="|", min_length=1, description="multi-valued text cells are split at it; list columns need none")
+    max_length: int = Field(default=50, ge=1, description="multi-valued: the first so many values are kept")
+    pooling: Literal["mean", "sum"] = Field(default="mean", description="multi-valued: how a bag's embeddings are joined")
 
     @model_validator(mode="before")
     @classmethod
     def _default_transform(cls, data: object) -> object:
-        if isinstance(data, dict) and data.get("kind") == Kind.NUMERIC and "transform" not in data:
-            return {**data, "transform": {"kind": "standardise"}}
-        return data
+        """``transform: log1p`` is ``transform: {kind: log1p}``; without a kind it is the feature kind's default."""
+        if not isinstance(data, dict):
+            return data
+        given = data.get("transform", {})
+        if isinstance(given, str):
+            given = {"kind": given}
+        if isinstance(given, dict) and "kind" not in given:
+            given = {"kind": "standardise" if data.get("kind") == Kind.NUMERIC else "vocabulary", **given}
+        return {**data, "transform": given}
 
     @model_validator(mode="after")
     def _transform_fits(self) -> "Feature":
@@ -96,8 +102,7 @@ class Feature(Settings):
         if not isinstance(self.transform, allowed):
             names = ", ".join(str(t.model_fields["kind"].default) for t in allowed)
             raise ValueError(
-                f"feature '{self.name}' is {self.kind.value}, which cannot take the transform "
-                f"'{self.transform.kind}'; use one of: {names}"
+                f"feature '{self.name}' is {self.kind.value}, which cannot take the transform '{self.transform.kind}'; use one of: {names}"
             )
         return self
 

@@ -1,0 +1,53 @@
+"""``ctrkit bench``: the measurements behind the README's figures, each to be repeated on one's own machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.options import Json
+from pipelines.terminal import terminal
+
+bench_app = typer.Typer(
+    help="Benchmarks: speed of prepare and training, quality of the models.", no_args_is_help=True, rich_markup_mode="rich"
+)
+
+
+@bench_app.command("prepare")
+def prepare(
+    rows: Annotated[int, typer.Option(min=1000, help="Rows of the Criteo-layout file.")] = 2_000_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the file's perturbation.")] = 0,
+    json: Json = False,
+) -> None:
+    """Rows per second of prepare, against the same encoding in pandas."""
+    with terminal(json) as screen:
+        from ctrkit.doctor import require_training_stack
+
+        require_training_stack()
+        from pipelines.bench.prepare import bench_prepare
+
+        screen.result(bench_prepare(rows, seed, screen.console))
+
+
+@bench_app.command("models")
+def models(
+    configs: Annotated[list[str], typer.Argument(metavar="CONFIG...", help="Experiments in YAML.", show_default=False)],
+    model: Annotated[list[str], typer.Option("--model", metavar="NAME", help="A model to train. Repeatable.", show_default=False)],
+    seeds: Annotated[int, typer.Option(min=1, help="Runs with the best settings, seeds 1, 2, ...")] = 3,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE,VALUE", help="Settings to try, chosen on validation. Repeatable: every combination.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results; a benchmark goes on where it was stopped.")] = Path("out/bench"),
+    json: Json = False,
+) -> None:
+    """Models x data sets x seeds: test AUC and logloss, mean and spread."""
+    with terminal(json) as screen:
+        from ctrkit.doctor import require_training_stack
+
+        require_training_stack()
+        from pipelines.bench.models import bench_models
+
+        screen.result(bench_models(configs, model, seeds, grid or [], out, screen.console.print))

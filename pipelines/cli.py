@@ -1,0 +1,234 @@
+"""The ``ctrkit`` command: one verb a stage, in the order they are used. Heavy imports happen inside the verbs."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import ctrkit
+from pipelines.bench.cli import bench_app
+from pipelines.options import Config, Json, Overrides, Run
+from pipelines.terminal import terminal
+
+START, OWN, LOOK = "Start here", "Your own log, step by step", "Look around"
+
+app = typer.Typer(
+    name="ctrkit",
+    help="From a raw click log to click predictions over HTTP. New here? Run: [bold]ctrkit quickstart[/bold]",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Known public logs, and a simulated one to play with.", no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(data_app, name="data", rich_help_panel=START)
+app.add_typer(bench_app, name="bench", rich_help_panel=LOOK)
+
+
+class FileFormat(StrEnum):
+    PARQUET = "parquet"
+    CSV = "csv"
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    if version:
+        print(ctrkit.__version__)
+        raise typer.Exit
+
+
+@app.command(rich_help_panel=START)
+def quickstart(
+    rows: Annotated[int, typer.Option(min=2000, help="Rows of the simulated log.")] = 120_000,
+    out: Annotated[Path, typer.Option(help="Everything is written below this folder.")] = Path("out/quickstart"),
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another simulated world.")] = 1,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """The whole path in two minutes: simulate a log, train AutoInt, export it, serve it, ask it over HTTP."""
+    with terminal(json) as screen:
+        from ctrkit.doctor import require_training_stack
+
+        require_training_stack()
+        from pipelines.quickstart import run_quickstart
+
+        screen.result(run_quickstart(rows, out, seed, overrides or [], screen))
+
+
+@data_app.command("list")
+def data_list(json: Json = False) -> None:
+    """The public logs that configs/ has an experiment for: what they hold and where they come from."""
+    with terminal(json) as screen:
+        from pipelines.data import list_known
+
+        screen.result(list_known(screen))
+
+
+@data_app.command("simulate")
+def data_simulate(
+    rows: Annotated[int, typer.Option(min=1, help="How many rows.")] = 100_000,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another world.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder for the log's files.")] = Path("out/simulated"),
+    file_format: Annotated[FileFormat, typer.Option("--format", help="Kind of files.")] = FileFormat.PARQUET,
+    json: Json = False,
+) -> None:
+    """Write a realistic click log, with the true click probability of every row beside the click."""
+    with terminal(json) as screen:
+        from ctrkit.doctor import require_serving_stack
+
+        require_serving_stack()
+        from pipelines.data import simulate_log
+
+        screen.result(simulate_log(rows, seed, out, screen, file_format.value))
+
+
+@app.command(rich_help_panel=OWN)
+def validate(config: Config, overrides: Overrides = None, json: Json = False) -> None:
+    """Check an experiment against the log's header and the model's settings. Reads no rows: instant on any log."""
+    with terminal(json) as screen:
+        experiment = _load(config, overrides, "training")
+        from pipelines.validate import validate_experiment
+
+        screen.result(validate_experiment(experiment, screen))
+
+
+@app.command(rich_help_panel=OWN)
+def prepare(config: Config, overrides: Overrides = None, json: Json = False) -> None:
+    """Fit the features' transforms on the training rows and write the log as shards of ids."""
+    with terminal(json) as screen:
+        experiment = _load(config, overrides, "training")
+        from pipelines.prepare import prepare_log
+
+        screen.result(prepare_log(experiment, screen))
+
+
+@app.command(rich_help_panel=OWN)
+def train(
+    config: Config,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the last run of this experiment that was interrupted.")] = False,
+    run: Annotated[Path | None, typer.Option("--run", help="The run's folder. Default: a new one below the output folder.")] = None,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Train the model; prepares the log first if that has not been done. Several processes: torchrun -m pipelines.cli train ..."""
+    with terminal(json) as screen:
+        experiment = _load(config, overrides, "training")
+        from pipelines.train import train_experiment
+
+        screen.result(train_experiment(experiment, run, resume, screen))
+
+
+@app.command(rich_help_panel=OWN)
+def evaluate(
+    run: Run,
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    json: Json = False,
+) -> None:
+    """Measure a trained run on a split."""
+    with terminal(json) as screen:
+        _require("training")
+        from pipelines.evaluate import evaluate_split
+
+        screen.result(evaluate_split(run, split, screen))
+
+
+@app.command(rich_help_panel=OWN)
+def export(
+    run: Run,
+    to: Annotated[Path, typer.Option("--to", metavar="REPO", help="Model repository: a folder of <name>/<version>/.")] = Path("repo"),
+    name: Annotated[str | None, typer.Option(help="The model's name there. Default: the experiment's name.")] = None,
+    json: Json = False,
+) -> None:
+    """Write the run as one ONNX file that takes raw values, checked against the trained model."""
+    with terminal(json) as screen:
+        _require("training")
+        from pipelines.export import export_run_to
+
+        screen.result(export_run_to(run, to, name, screen))
+
+
+@app.command(rich_help_panel=OWN)
+def score(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="An exported model, <repo>/<name>/<version>.", show_default=False)],
+    input: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="CSV, TSV, Parquet or JSON lines with the features' columns.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the predictions go: .parquet or .csv.")] = Path(
+        "predictions.parquet"
+    ),
+    config: Annotated[
+        Path | None, typer.Option(metavar="CONFIG", help="An experiment that says how INPUT is laid out and joined.", show_default=False)
+    ] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="Write this column of INPUT too. Repeatable.", show_default=False)
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all cores.", show_default=False)] = None,
+    json: Json = False,
+) -> None:
+    """Predict a file with an exported model, in batches. Needs no torch."""
+    with terminal(json) as screen:
+        _require("serving")
+        from pipelines.score import score as score_file
+
+        screen.result(score_file(bundle, input, output, screen, config=config, keep=keep or [], threads=threads))
+
+
+@app.command(rich_help_panel=OWN)
+def serve(
+    repo: Annotated[Path, typer.Argument(metavar="REPO", help="A model repository, as written by 'ctrkit export'.", show_default=False)],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    json: Json = False,
+) -> None:
+    """Answer predictions over HTTP; see /docs in a browser. Needs no torch."""
+    with terminal(json):
+        _require("serving")
+        from pipelines.serve import serve as serve_repository
+
+        serve_repository(repo, host, port)
+
+
+@app.command(rich_help_panel=LOOK)
+def models(json: Json = False) -> None:
+    """The models, their papers and their settings."""
+    with terminal(json) as screen:
+        _require("training")
+        from pipelines.models import list_models
+
+        screen.result(list_models(screen))
+
+
+@app.command(rich_help_panel=LOOK)
+def doctor(json: Json = False) -> None:
+    """Check what is installed: is it the set that works together, does it load, and what mends it if not."""
+    with terminal(json) as screen:
+        from pipelines.doctor import examine
+
+        report = examine(screen)
+        screen.result(report)
+        if not report["ok"]:
+            raise typer.Exit(2)
+
+
+def _require(stack: str) -> None:
+    from ctrkit.doctor import require_serving_stack, require_training_stack
+
+    (require_training_stack if stack == "training" else require_serving_stack)()
+
+
+def _load(config: Path, overrides: list[str] | None, stack: str) -> Any:
+    from ctrkit.config import load_config
+
+    _require(stack)
+    return load_config(config, overrides or [])
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""``ctrkit export``: a trained run -> a bundle in a model repository."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.terminal import Terminal
+
+
+def export_run_to(run: Path, to: Path, name: str | None, screen: "Terminal") -> dict[str, Any]:
+    """Exports and says what came of it."""
+    done = export_run(run, to, name)
+    screen.console.print(f"wrote {done['bundle']} ({done['bytes'] / 2**20:.1f} MB)")
+    screen.console.print(f"trained, reloaded and ONNX model differ by at most {done['max_abs_diff']:.1e} on the golden rows")
+    return done
+
+
+def export_run(run: str | Path, repo: str | Path, name: str | None = None) -> dict[str, Any]:
+    """Writes the next version of ``<repo>/<name>`` from a finished run; {bundle, max_abs_diff, bytes}.
+
+    Args:
+        name: the model's name in the repository; default ``export.name``, else the experiment's name.
+
+    Raises:
+        CtrkitError: no finished run, or the graph does not predict what the trained model does.
+    """
+    from copy import deepcopy
+
+    import numpy as np
+    import polars as pl
+    import torch
+
+    from ctrkit.data.batch import Batch
+    from ctrkit.data.dataset import Dataset
+    from ctrkit.export.writer import Trained, write_bundle
+    from ctrkit.models.base import CTRModel
+    from ctrkit.models.registry import build
+    from ctrkit.training.distributed import distribute, load_full_weights, process_group
+    from ctrkit.training.run import DATASET_FOLDER, load_run, read_result
+
+    run = Path(run)
+    experiment, inputs, weights = load_run(run)
+    dataset = Dataset.open(run / DATASET_FOLDER)
+    result = read_result(run)
+    dense_arch = build(weights["model"], inputs, weights["dim"], weights["settings"])
+    dense_arch.load_state_dict(weights["dense_arch"])
+    dense_arch.eval()
+    stateless = experiment.embedding.model_copy(update={"optimizer": "sgd", "dim": weights["dim"]})
+    with process_group() as worker:
+        reloaded = distribute(CTRModel(deepcopy(dense_arch), stateless), stateless, worker, experiment.training.seed).model
+        load_full_weights(reloaded, weights["tables"])
+        reloaded.eval()
+
+        def predict(batch: Batch) -> np.ndarray:
+            with torch.no_grad():
+                return reloaded(batch.to(worker.device)).sigmoid().cpu().numpy()
+
+        exported = write_bundle(
+            Trained(
+                model=weights["model"],
+                transforms=dataset.transforms(),
+                dense_arch=dense_arch,
+                tables=weights["tables"],
+                reference=predict,
+                golden=pl.read_parquet(dataset.golden),
+                run=run.name,
+                label=experiment.label,
+                metrics={"valid": result.to_json()["valid"], "test": result.to_json()["test"]} if result else {},
+                profile=dataset.profile,
+            ),
+            repo,
+            name or experiment.export.name or experiment.name,
+            external_mb=experiment.export.external_data_mb,
+        )
+    return {"bundle": str(exported.bundle), "max_abs_diff": exported.max_abs_diff, "bytes": exported.bytes}

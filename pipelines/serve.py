@@ -1,0 +1,35 @@
+"""``ctrkit serve``: a model repository over HTTP."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from serving.settings import ServingSettings
+
+
+def serve(repo: str | Path, host: str = "127.0.0.1", port: int = 8000, settings: "ServingSettings | None" = None) -> None:
+    """Serves until it is interrupted.
+
+    Raises:
+        CtrkitError: no repository, a damaged bundle, or a port that cannot be had.
+    """
+    import uvicorn
+
+    from ctrkit.bundle import model_names
+    from ctrkit.errors import CtrkitError
+    from serving.app import create_app
+
+    failures: list[CtrkitError] = []
+
+    def stop(error: CtrkitError) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    model_names(repo)
+    server = uvicorn.Server(uvicorn.Config(create_app(repo, settings, on_failure=stop), host=host, port=port))
+    try:
+        server.run()
+    except SystemExit as error:  # uvicorn's way to say that it could not start
+        raise CtrkitError(f"the service could not start on {host}:{port}", "See the line above; another --port may be free") from error
+    if failures:
+        raise failures[0]

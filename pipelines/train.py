@@ -1,0 +1,41 @@
+"""``ctrkit train``: prepare if need be, then train."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ctrkit.config import Experiment
+from ctrkit.data.dataset import dataset_dir, open_dataset
+from ctrkit.errors import CtrkitError
+from ctrkit.models.registry import check_settings
+from ctrkit.training.trainer import train
+from pipelines.prepare import prepared
+from pipelines.terminal import Terminal
+
+
+def train_experiment(experiment: Experiment, run_dir: Path | None, resume: bool, screen: Terminal) -> dict[str, Any]:
+    """Trains the experiment's model on its dataset.
+
+    Returns:
+        ``{run, valid, test, samples_per_s, params, epochs, seconds, ..}``; ``valid`` and ``test`` hold the metrics of the best weights.
+    """
+    check_settings(experiment.model.name, experiment.model.settings)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and open_dataset(experiment) is None:
+        raise CtrkitError(
+            f"several processes train on a prepared dataset, and there is none at '{dataset_dir(experiment)}'",
+            "Run ctrkit prepare CONFIG first",
+        )
+    dataset = prepared(experiment, screen)
+    result = train(experiment, dataset, run_dir=run_dir, resume=resume, console=screen.console)
+    print_metrics({"valid": result.valid, "test": result.test}, screen)
+    screen.console.print(f"Run: {result.run}", style="green", markup=False)
+    return result.to_json()
+
+
+def print_metrics(splits: dict[str, dict[str, float]], screen: Terminal) -> None:
+    """A table of metrics, one row a split."""
+    names = list(dict.fromkeys(name for metrics in splits.values() for name in metrics))
+    rows = [
+        (split, *(f"{metrics[name]:.5f}" if name in metrics else "-" for name in names)) for split, metrics in splits.items() if metrics
+    ]
+    screen.table(("split", *names), rows)

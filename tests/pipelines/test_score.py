@@ -1,0 +1,137 @@
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import pipelines.score
+from ctrkit.bundle import MODEL_FILE
+from ctrkit.errors import CtrkitError
+from pipelines.score import score
+from tests.handmade import make_bundle, probability
+
+ROWS = [
+    {
+        "user": ["u1", "u2", "nobody", None][i % 4],
+        "age": i if i % 3 else None,
+        "price": i / 10 if i % 5 else None,
+        "tags": [None, "a", "a|b"][i % 3],
+    }
+    for i in range(50)
+]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    repo = tmp_path_factory.mktemp("repo")
+    make_bundle(repo, version=1, shift=5.0)
+    return make_bundle(repo, version=2)
+
+
+@pytest.fixture
+def log() -> pl.DataFrame:
+    return pl.DataFrame(ROWS, schema={"user": pl.String, "age": pl.Int64, "price": pl.Float64, "tags": pl.String})
+
+
+def test_every_layout_gets_the_same_probabilities(bundle: Path, log: pl.DataFrame, tmp_path: Path) -> None:
+    log = log.with_columns(other=pl.lit("not a feature"))
+    log.write_csv(tmp_path / "log.csv")
+    log.write_csv(tmp_path / "log.tsv", separator="\t")
+    log.write_parquet(tmp_path / "log.parquet")
+    log.write_ndjson(tmp_path / "log.jsonl")
+    (tmp_path / "log.csv.gz").write_bytes(gzip.compress((tmp_path / "log.csv").read_bytes()))
+    expected = [probability(row) for row in ROWS]
+    for name in ("log.csv", "log.tsv", "log.parquet", "log.jsonl", "log.csv.gz"):
+        done = score(bundle, tmp_path / name, tmp_path / "out.parquet")
+        got = pl.read_parquet(tmp_path / "out.parquet")
+        assert got.schema == {"probability": pl.Float32} and done["rows"] == len(ROWS)
+        np.testing.assert_allclose(got["probability"], expected, rtol=1e-5, err_msg=name)
+
+
+def test_batches_and_chunks_join_in_order(bundle: Path, log: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipelines.score, "READ_ROWS", 7)
+    monkeypatch.setattr(pipelines.score, "BATCH_ROWS", 3)
+    log.with_row_index("row").write_parquet(tmp_path / "log.parquet")
+    for name in ("out.parquet", "out.csv"):
+        score(bundle, tmp_path / "log.parquet", tmp_path / name, keep=["row", "user"], threads=3)
+        got = (pl.read_parquet if name == "out.parquet" else pl.read_csv)(tmp_path / name)
+        assert got.columns == ["row", "user", "probability"]
+        assert got["row"].to_list() == list(range(len(ROWS)))
+        np.testing.assert_allclose(got["probability"], [probability(row) for row in ROWS], rtol=1e-5)
+
+
+def test_a_models_folder_stands_for_its_latest_version(bundle: Path, log: pl.DataFrame, tmp_path: Path) -> None:
+    log.write_parquet(tmp_path / "log.parquet")
+    score(bundle.parent, tmp_path / "log.parquet", tmp_path / "out.parquet")
+    np.testing.assert_allclose(pl.read_parquet(tmp_path / "out.parquet")["probability"][0], probability(ROWS[0]), rtol=1e-5)
+
+
+def test_the_layout_may_come_from_an_experiment(bundle: Path, log: pl.DataFrame, tmp_path: Path) -> None:
+    log.drop("price").with_columns(item=pl.int_range(pl.len()) % 2).write_csv(tmp_path / "log.dat", separator=";", include_header=False)
+    pl.DataFrame({"item": [0, 1], "price": [1.5, 2.5]}).write_csv(tmp_path / "items.csv")
+    (tmp_path / "config.yaml").write_text(
+        f"""
+name: shop
+data: {{path: elsewhere.csv, separator: ";", header: false, columns: [user, age, tags, item], joins: [{{path: {tmp_path}/items.csv, on: item}}]}}
+label: click
+features: [{{name: user, kind: categorical}}]
+"""
+    )
+    score(bundle, tmp_path / "log.dat", tmp_path / "out.csv", config=tmp_path / "config.yaml")
+    expected = [probability({**row, "price": [1.5, 2.5][i % 2]}) for i, row in enumerate(ROWS)]
+    np.testing.assert_allclose(pl.read_csv(tmp_path / "out.csv")["probability"], expected, rtol=1e-5)
+
+
+def test_a_file_without_rows_gives_a_file_without_rows(bundle: Path, log: pl.DataFrame, tmp_path: Path) -> None:
+    log.clear().write_csv(tmp_path / "log.csv")
+    for name in ("out.csv", "out.parquet"):
+        assert score(bundle, tmp_path / "log.csv", tmp_path / name)["rows"] == 0
+    assert (tmp_path / "out.csv").read_text() == "probability\n"
+    assert pl.read_parquet(tmp_path / "out.parquet").shape == (0, 1)
+
+
+def test_what_is_wrong_is_named_and_no_output_is_left(bundle: Path, log: pl.DataFrame, tmp_path: Path) -> None:
+    log.drop("price").write_csv(tmp_path / "short.csv")
+    log.with_columns(pl.when(pl.int_range(pl.len()) == 30).then(pl.lit("much")).otherwise(pl.lit("1")).alias("price")).write_csv(
+        tmp_path / "text.csv"
+    )
+    log.write_csv(tmp_path / "log.csv")
+    log.rename({"tags": "probability"}).with_columns(tags=pl.lit("")).write_csv(tmp_path / "taken.csv")
+    inputs = sorted(path.name for path in tmp_path.iterdir())
+    for arguments, message in (
+        (("short.csv", "out.csv"), "no column 'price' in .*short.csv"),
+        (("text.csv", "out.parquet"), "column 'price', row 31: 'much' is not a number"),
+        (("nowhere.csv", "out.csv"), "no file at .*nowhere.csv"),
+        (("log.csv", "out.xlsx"), "neither the suffix .parquet nor .csv"),
+    ):
+        with pytest.raises(CtrkitError, match=message):
+            score(bundle, *(tmp_path / argument for argument in arguments))
+    with pytest.raises(CtrkitError, match="'probability' cannot be kept"):
+        score(bundle, tmp_path / "taken.csv", tmp_path / "out.csv", keep=["probability"])
+    with pytest.raises(CtrkitError, match="cannot be written"):
+        score(bundle, tmp_path / "log.csv", tmp_path / "log.csv" / "out.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == inputs
+
+
+def test_a_damaged_bundle_is_refused(log: pl.DataFrame, tmp_path: Path) -> None:
+    log.write_csv(tmp_path / "log.csv")
+    folder = make_bundle(tmp_path / "repo")
+    with (folder / MODEL_FILE).open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(CtrkitError, match="corrupted"):
+        score(folder, tmp_path / "log.csv", tmp_path / "out.csv")
+
+
+def test_scoring_loads_no_torch(bundle: Path, log: pl.DataFrame, tmp_path: Path) -> None:
+    log.write_csv(tmp_path / "log.csv")
+    program = """
+import sys
+from pipelines.score import score
+assert score(*sys.argv[1:])["rows"] == 50
+heavy = {"torch", "torchrec", "onnx"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", program, str(bundle), str(tmp_path / "log.csv"), str(tmp_path / "out.csv")], check=True)

@@ -1,0 +1,283 @@
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from ctrkit.config import Experiment, expand_range, load_config, to_yaml
+from ctrkit.errors import CtrkitError
+from ctrkit.schema import Buckets, Hash, Kind, Log1p, Standardise, Vocabulary
+
+SMALL = """
+name: small
+data: {path: log.csv}
+label: click
+features:
+  - {name: [user, C1..C3], kind: categorical}
+  - {name: I1..I2, kind: numeric}
+  - {name: genres, kind: multi_valued, max_length: 5}
+"""
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Any:
+    def load_text(text: str, *overrides: str) -> Experiment:
+        path = tmp_path / "experiment.yaml"
+        path.write_text(text, encoding="utf8")
+        return load_config(path, overrides)
+
+    return load_text
+
+
+def message(load: Any, text: str, *overrides: str) -> str:
+    with pytest.raises(CtrkitError) as caught:
+        load(text, *overrides)
+    said = str(caught.value)
+    assert "\n" not in said
+    return said
+
+
+def test_a_config_for_a_new_log_is_short_and_complete(load: Any) -> None:
+    experiment = load(SMALL)
+    assert [f.name for f in experiment.features] == ["user", "C1", "C2", "C3", "I1", "I2", "genres"]
+    assert [f.kind for f in experiment.features][-2:] == [Kind.NUMERIC, Kind.MULTI_VALUED]
+    assert isinstance(experiment.features[0].transform, Vocabulary)
+    assert isinstance(experiment.features[4].transform, Standardise)
+    assert experiment.model.name == "autoint"
+    assert len(SMALL.strip().splitlines()) < 20
+
+
+def test_an_experiment_survives_being_written_and_read_again(load: Any) -> None:
+    experiment = load(SMALL, "model.heads=4", "embedding.learning_rate=1e-3")
+    assert load(to_yaml(experiment)) == experiment
+
+
+PRINTABLE = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"), exclude_characters="@:"), min_size=1)
+
+
+@given(st.lists(PRINTABLE, min_size=1, max_size=3, unique=True), st.floats(1e-30, 1e30))
+@example(["1e5", "on", "0x1F", "null", "~", "007", "true", "2024-01-01", "1_0", ".5"], 1e-5)
+def test_any_name_survives_being_written_and_read_again(names: list[str], rate: float) -> None:
+    names = [name for name in names if ".." not in name and "${" not in name]
+    assume(names)
+    features = [{"name": name, "kind": "categorical"} for name in names]
+    content = {"name": "a", "data": {"path": names[0]}, "label": names[0], "features": features, "training": {"learning_rate": rate}}
+    experiment = Experiment.model_validate({**content, "model": {"name": "dnn", "word": names[0]}})
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "a.yaml"
+        path.write_text(to_yaml(experiment), encoding="utf8", newline="")
+        assert load_config(path) == experiment
+
+
+def test_shipped_configs_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CTRKIT_DATA", "data")
+    paths = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+    assert {p.stem for p in paths} >= {"simulated", "criteo", "avazu", "frappe", "movielens-tag", "movielens-1m", "kuairand"}
+    names = [load_config(path).name for path in paths]
+    assert len(set(names)) == len(names)
+
+
+# -- YAML: plain values mean what people mean
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("0.001", 0.001), ("1E-5", 1e-5), ("2.5e+1", 25.0), ("3", 3.0)])
+def test_numbers(load: Any, text: str, value: float) -> None:
+    assert load(SMALL + f"training: {{learning_rate: {text}}}").training.learning_rate == value
+    assert load(SMALL, f"training.learning_rate={text}").training.learning_rate == value
+
+
+@pytest.mark.parametrize("word", ["on", "off", "yes", "no", "y", "n", "2024-01-01", "12:30", "0x1F", "007", "1_000"])
+def test_words_that_older_yaml_turns_into_something_else_stay_words(load: Any, word: str) -> None:
+    assert load(SMALL + f"group: {word}").group == word
+
+
+def test_on_is_the_key_of_a_join(load: Any) -> None:
+    joined = SMALL.replace("{path: log.csv}", "{path: log.csv, joins: [{path: users.dat, separator: '::', on: user}]}")
+    (join,) = load(joined).data.joins
+    assert (join.path, join.on, join.separator) == ("users.dat", "user", "::")
+
+
+@pytest.mark.parametrize("word", ["true", "True", "false", "FALSE"])
+def test_booleans(load: Any, word: str) -> None:
+    assert load(SMALL + f"training: {{compile: {word}}}").training.compile == (word.lower() == "true")
+
+
+# -- transforms
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("{name: x, kind: numeric, transform: log1p}", Log1p()),
+        ("{name: x, kind: numeric, transform: {kind: log1p}}", Log1p()),
+        ("{name: x, kind: numeric, transform: {kind: buckets, count: 8}}", Buckets(count=8)),
+        ("{name: x, kind: categorical, transform: {min_count: 3}}", Vocabulary(min_count=3)),
+        ("{name: x, kind: categorical, transform: {kind: hash, buckets: 10, salt: 7}}", Hash(buckets=10, salt=7)),
+    ],
+)
+def test_transforms(load: Any, entry: str, expected: object) -> None:
+    assert load(SMALL + f"  - {entry}").features[-1].transform == expected
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (
+            "{name: x, kind: numeric, transform: vocabulary}",
+            "cannot take the transform 'vocabulary'; use one of: standardise, log1p, buckets",
+        ),
+        ("{name: x, kind: categorical, transform: log1p}", "cannot take the transform 'log1p'; use one of: vocabulary, hash"),
+        ("{name: x, kind: categorical, transform: {kind: hash}}", "'features.x.transform.buckets' is required"),
+        ("{name: x, kind: categorical, transform: hsh}", "features.x.transform: Input tag 'hsh'"),
+        (
+            "{name: x, kind: categorical, transform: {min_cuont: 3}}",
+            "unknown key 'features.x.transform.min_cuont'. Did you mean 'min_count'?",
+        ),
+        ("{name: x, kind: numeric, transform: {kind: buckets, cuont: 3}}", "Did you mean 'count'?"),
+        ("{name: x}", "'features.x.kind' is required"),
+        ("{name: x, kind: category}", "not 'category'"),
+        ("{name: 'a@b', kind: numeric}", "features.a@b.name"),
+        ("{name: user, kind: categorical}", "feature named twice: user"),
+        ("{name: C9..C4, kind: categorical}", "the range 'C9..C4' runs backwards. Write C4..C9"),
+    ],
+)
+def test_feature_errors_name_the_feature(load: Any, entry: str, expected: str) -> None:
+    assert expected in message(load, SMALL + f"  - {entry}")
+
+
+# -- overrides
+
+
+def test_overrides_by_name_number_and_path(load: Any) -> None:
+    experiment = load(
+        SMALL,
+        "features.C2.transform.min_count=7",
+        "features.0.dtype=int",
+        "features.I2.transform=log1p",
+        "data.path=[a.csv, b.csv]",
+        "split={by: time, column: at}",
+        "model={name: dnn, hidden: [64, 32]}",
+        "training.seed=5",
+    )
+    assert experiment.features[2].transform == Vocabulary(min_count=7)
+    assert experiment.features[1].transform == Vocabulary()
+    assert experiment.features[0].dtype == "int"
+    assert experiment.features[5].transform == Log1p()
+    assert experiment.data.path == ("a.csv", "b.csv")
+    assert (experiment.split.by, experiment.split.column) == ("time", "at")
+    assert (experiment.model.name, experiment.model.settings) == ("dnn", {"hidden": [64, 32]})
+    assert experiment.training.seed == 5
+
+
+def test_the_last_override_wins_and_a_value_may_hold_an_equals_sign(load: Any) -> None:
+    experiment = load(SMALL, "training.epochs=3", "training.epochs=4", "label=rating == 5")
+    assert experiment.training.epochs == 4
+    assert experiment.label == "rating == 5"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("trainig.epochs=3", "unknown key 'trainig'. Did you mean 'training'?"),
+        ("training.epoch=3", "unknown key 'training.epoch'. Did you mean 'epochs'?"),
+        ("embedding.optimiser=sgd", "Did you mean 'optimizer'?"),
+        ("data.seperator=;", "Did you mean 'separator'?"),
+        ("zzz=3", "Known: data, embedding, export, features, group, label, model, name, output, split, training"),
+        ("training.epochs=three", "training.epochs: Input should be a valid integer"),
+        ("training.epochs=0", "greater than or equal to 1, not 0"),
+        ("training=3", "'training' is a group of settings, not 3"),
+        ("name.x=1", "'name' is a single value, not a group of settings. Write --set name=value"),
+        ("features.C9.dtype=int", "no entry 'C9'. Did you mean 'C3'?"),
+        ("features.99.dtype=int", "no entry '99'"),
+        ("training.epochs", "has no value. Write --set key.sub=value"),
+        ("=3", "has no value"),
+        ("data.path=[a", "cannot be read as YAML"),
+        ("data.path=null", "give either 'path'"),
+        ("data.train=a.csv", "give either 'path'"),
+        ("data={train: a.csv}", "without 'test' files"),
+        ("data.header=false", "needs 'columns'"),
+        ("split.by=time", "split by time needs 'column'"),
+        ("split.test=1.5", "a fraction below 1, or a whole number of rows"),
+        ("split.valid=0.95", "must leave rows to train on"),
+        ("embedding={l2: 1e-5, l2_rows: all}", "needs optimizer: adam"),
+        ("features=[]", "features: "),
+        ("name=a/b", "name: "),
+    ],
+)
+def test_override_errors(load: Any, override: str, expected: str) -> None:
+    said = message(load, SMALL, override)
+    assert expected in said
+    assert "--set" in said
+
+
+def test_several_findings_come_in_one_line(load: Any) -> None:
+    said = message(load, SMALL + "trainig: {epochs: 3}\nsplt: {}\n")
+    assert "'training'" in said and "'split'" in said
+
+
+# -- files and environment
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "does not hold settings"),
+        ("- a\n- b\n", "does not hold settings"),
+        ("name: [a\nlabel: b", "is not valid YAML"),
+        ("name: a", "'data' is required; 'label' is required; 'features' is required"),
+    ],
+)
+def test_bad_files(load: Any, text: str, expected: str) -> None:
+    assert expected in message(load, text)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    for path in (tmp_path / "nothing.yaml", tmp_path):
+        with pytest.raises(CtrkitError, match="no config file at"):
+            load_config(path)
+
+
+def test_a_binary_file_is_not_yaml(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CtrkitError, match="not valid YAML"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_environment_variables(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGS", "/data/logs")
+    text = SMALL.replace("log.csv", "'${LOGS}/a.csv'")
+    assert load(text).data.path == "/data/logs/a.csv"
+    assert load(text, "data.path=['${LOGS}/b.csv', c.csv]").data.path == ("/data/logs/b.csv", "c.csv")
+    monkeypatch.delenv("LOGS")
+    assert "needs the environment variable LOGS, which is not set. export LOGS=<folder>" in message(load, text)
+
+
+# -- ranges
+
+
+@given(st.from_regex(r"[A-Za-z_ .-]*[A-Za-z_]|", fullmatch=True), st.integers(0, 400), st.integers(0, 60))
+def test_a_range_is_the_names_between_its_ends(prefix: str, first: int, more: int) -> None:
+    names = expand_range(f"{prefix}{first}..{prefix}{first + more}")
+    assert names == [f"{prefix}{i}" for i in range(first, first + more + 1)]
+    assert [n for name in names for n in expand_range(name)] == names
+
+
+@given(st.text().filter(lambda text: ".." not in text))
+def test_any_other_name_is_itself(name: str) -> None:
+    assert expand_range(name) == [name]
+
+
+@pytest.mark.parametrize("name", ["a..b", "C1..D4", "C1..", "..C4", "1..x", "price.."])
+def test_what_only_looks_like_a_range_is_itself(name: str) -> None:
+    assert expand_range(name) == [name]
+
+
+def test_leading_zeros_are_kept() -> None:
+    assert expand_range("f08..f11") == ["f08", "f09", "f10", "f11"]
+
+
+def test_ranges_in_the_columns_of_a_file_without_header(load: Any) -> None:
+    text = SMALL.replace("{path: log.csv}", "{path: log.tsv, header: false, columns: [click, I1..I2, C1..C3, user, genres]}")
+    assert load(text).data.columns == ("click", "I1", "I2", "C1", "C2", "C3", "user", "genres")
