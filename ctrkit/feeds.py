@@ -111,27 +111,34 @@ def _column(feature: Feature, values: list[Any]) -> np.ndarray | Bag:
 
 
 def _convert(feature: Feature, values: list[Any], read: Callable[[Any], Any]) -> list[Any]:
-    converted = []
-    for row, value in enumerate(values):
-        try:
-            converted.append(read(value))
-        except ValueError as error:
-            raise RowError(row, feature.name, str(error)) from None
-    return converted
+    try:
+        return [read(value) for value in values]
+    except ValueError:
+        for row, value in enumerate(values):
+            try:
+                read(value)
+            except ValueError as error:
+                raise RowError(row, feature.name, str(error)) from None
+        raise
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, str):
+        if not value.isascii():
+            _check_unicode(value)
+        return value
     if value is None:
         return ""
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"expected a string, got {value!r}, which is not valid Unicode") from None
-        return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     raise ValueError(f"expected a string, got {_shown(value)}")
+
+
+def _check_unicode(value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"expected a string, got {value!r}, which is not valid Unicode") from None
 
 
 def _integer(value: Any) -> int:

@@ -11,7 +11,7 @@ def export_run_to(run: Path, to: Path, name: str | None, screen: "Terminal") -> 
     """Exports and says what came of it."""
     done = export_run(run, to, name)
     screen.console.print(f"wrote {done['bundle']} ({done['bytes'] / 2**20:.1f} MB)")
-    screen.console.print(f"trained, reloaded and ONNX model differ by at most {done['max_abs_diff']:.1e} on the golden rows")
+    screen.console.print(f"trained model (reloaded), serving twin and ONNX graph differ by at most {done['max_abs_diff']:.1e}")
     return done
 
 

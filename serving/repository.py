@@ -20,10 +20,10 @@ class Repository:
 
     Args:
         path: the repository.
-        threads: CPU threads of one request; default all cores.
+        threads: CPU threads of one request.
     """
 
-    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+    def __init__(self, path: str | Path, threads: int = 1) -> None:
         self.path = Path(path)
         self._threads = threads
         self._models: dict[str, dict[int, Bundle]] = {}

@@ -1,5 +1,7 @@
 """What a service allows."""
 
+import os
+
 from pydantic import Field
 
 from ctrkit.schema import Settings
@@ -10,5 +12,7 @@ class ServingSettings(Settings):
 
     max_rows: int = Field(default=10_000, ge=1, description="rows or candidates of one request")
     max_body_mb: float = Field(default=16, gt=0, description="size of one request's body")
-    workers: int = Field(default=4, ge=1, description="requests scored at the same time")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads of one request; default all cores")
+    workers: int = Field(
+        default_factory=lambda: os.cpu_count() or 1, ge=1, description="requests scored at the same time; default all cores"
+    )
+    threads: int = Field(default=1, ge=1, description="CPU threads of one request")

@@ -11,6 +11,7 @@ from ctrkit.errors import CtrkitError
 
 BLOCK_BYTES = 16 << 20
 """Text is read and parsed in blocks of about so many bytes."""
+LONGEST_LINE_BYTES = 256 << 20
 
 _FORMATS = {
     ".csv": "csv",
@@ -57,16 +58,19 @@ def format_of(layout: FileLayout, file: str) -> str:
     raise CtrkitError(f"the name of '{file}' does not tell its format", "Set data.format to csv, tsv, parquet or jsonl")
 
 
-def line_blocks(file: str, *, quotes: bool, size: int = BLOCK_BYTES) -> Iterator[bytes]:
+def line_blocks(file: str, *, quotes: bool, size: int | None = None) -> Iterator[bytes]:
     """The file's bytes, decompressed if it is a gzip, cut after line ends (outside ``"quotes"`` if those count).
 
     Blank lines at the end of the file are left out, and the last line always ends.
+
+    Args:
+        size: bytes a block, about; default ``BLOCK_BYTES``.
 
     Raises:
         CtrkitError: not to be read, a gzip that breaks off, or a quote that never closes.
     """
     waiting = b""  # the last block so far: whether its blank lines end the file is yet to be seen
-    for block in _whole_lines(file, quotes, size):
+    for block in _whole_lines(file, quotes, size or BLOCK_BYTES):
         if block.isspace():
             waiting += block
             continue
@@ -85,7 +89,7 @@ def _whole_lines(file: str, quotes: bool, size: int) -> Iterator[bytes]:
         cut = _cut(piece, quotes)
         if cut == 0:
             rest += piece
-            if len(rest) > 8 * size:
+            if len(rest) > LONGEST_LINE_BYTES:
                 what = "a quote is opened and not closed" if quotes else "there is no line end"
                 raise CtrkitError(f"in the {len(rest) >> 20} MB of '{file}' after {rest[:60]!r} {what}", "Check the file and data.format")
             continue

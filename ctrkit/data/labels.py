@@ -128,10 +128,12 @@ class TimeRule:
         return times
 
     def _times(self, raw: pl.Series) -> pl.Series:
-        if raw.dtype.is_temporal():
-            return raw.cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64)
-        if raw.dtype != pl.String:
+        if isinstance(raw.dtype, pl.Date | pl.Datetime):
+            return raw.dt.epoch("us").cast(pl.Float64)
+        if raw.dtype.is_numeric() or raw.dtype == pl.Null:
             return raw.cast(pl.Float64)
+        if raw.dtype != pl.String:
+            raise CtrkitError(f"split.column: '{self.column}' is of type {raw.dtype}", "It must be numbers, dates, or dates and times")
         if self._text_is_number is None:
             self._text_is_number = _first_non_number(raw) is None
         if self._text_is_number:

@@ -100,7 +100,8 @@ class LogReader:
     def chunks(self) -> Iterator[Chunk]:
         needed = list(dict.fromkeys(self.needed)) if self.needed is not None else self.columns()
         self.require(needed)
-        tables = [(join.on, _side_table(join, needed)) for join in self.joins]
+        wanted = {*needed, *(join.on for join in self.joins)}
+        tables = [(join.on, _side_table(join, wanted)) for join in self.joins]
         joined = {name for key, table in tables for name in table.columns if name != key}
         own = [name for name in needed if name not in joined]
         keys = [key for key, _ in tables if key not in joined]
@@ -196,9 +197,9 @@ def _join(frame: pl.DataFrame, table: pl.DataFrame, key: str) -> pl.DataFrame:
     return joined.drop("@key")
 
 
-def _side_table(join: SideTable, needed: Sequence[str]) -> pl.DataFrame:
+def _side_table(join: SideTable, wanted: set[str]) -> pl.DataFrame:
     files = find_files(join.path)
-    names = [name for name in _header(join, files[0]) if name in needed or name == join.on]
+    names = [name for name in _header(join, files[0]) if name in wanted]
     table = pl.concat([frame for file in files for frame in _read(join, file, names, CHUNK_ROWS)], how="vertical_relaxed")
     key = table[join.on]
     if key.null_count():

@@ -65,7 +65,7 @@ def simulate(
     file_format: Literal["parquet", "csv"] = "parquet",
     progress: Callable[[int], None] | None = None,
 ) -> Simulation:
-    """Writes a log as ``part-00000.parquet`` and so on, of a million rows each, in the order of time.
+    """Writes a log as ``part-00000.parquet`` and so on, of about a million rows each, in the order of time.
 
     The same rows and seed give the same log. About 100 MB of memory whatever the number of rows.
 
@@ -189,20 +189,20 @@ class World:
 
     def _draw_effects(self, random: np.random.Generator) -> None:
         normal = random.standard_normal
-        self._of_user = 0.25 * normal(self.users)
-        self._of_item = 0.25 * normal(self.items)
-        self._of_country = 0.2 * normal(30)
-        self._of_category = 0.3 * normal(24)
-        self._of_site = 0.35 * normal(500)
-        self._of_device = 0.25 * normal(5)
-        self._of_position = -0.16 * np.arange(8)
-        self._interest_category = 0.9 * normal((16, 24))
-        self._device_position = 0.4 * normal((5, 8))
-        self._category_daypart = 0.45 * normal((24, 6))
-        self._country_brand = 0.35 * normal((30, 4)) @ normal((4, 400)) / 2
-        self._interest_price = 0.5 * normal(16)
-        self._interest_tag = 0.9 * normal((16, 150))
-        self._interest_device_daypart = 0.7 * normal((16, 5, 6))
+        self._of_user = 0.2 * normal(self.users)
+        self._of_item = 0.2 * normal(self.items)
+        self._of_country = 0.45 * normal(30)
+        self._of_category = 0.6 * normal(24)
+        self._of_site = 0.45 * normal(500)
+        self._of_device = 0.35 * normal(5)
+        self._of_position = -0.2 * np.arange(8)
+        self._interest_category = 1.1 * _low_rank(random, (16, 24), 2)
+        self._interest_tag = 0.8 * _low_rank(random, (16, 150), 2)
+        self._device_position = 0.35 * _low_rank(random, (5, 8), 2)
+        self._category_daypart = 0.35 * _low_rank(random, (24, 6), 2)
+        self._country_brand = 0.3 * _low_rank(random, (30, 400), 1)
+        self._interest_price = 0.35 * normal(16)
+        self._interest_device_daypart = 0.5 * _low_rank(random, (16, 5, 6), 2)
         lengths = self._tags.list.len().to_numpy()
         owner = np.repeat(np.arange(self.items), lengths)
         tags = self._tags.explode(empty_as_null=False).to_numpy()
@@ -366,6 +366,14 @@ def _power_law(n: int, exponent: float) -> np.ndarray:
     shares = np.cumsum(_weights(n, exponent))
     shares[-1] = 1.0
     return shares
+
+
+def _low_rank(random: np.random.Generator, shape: tuple[int, ...], rank: int) -> np.ndarray:
+    """A sum of ``rank`` outer products, which factorising models can find; standardised."""
+    vectors = [random.standard_normal((size, rank)) for size in shape]
+    axes = "abc"[: len(shape)]
+    effects = np.einsum(",".join(f"{axis}r" for axis in axes) + "->" + axes, *vectors)
+    return (effects - effects.mean()) / effects.std()
 
 
 def _names(prefix: str, n: int) -> pl.Series:

@@ -79,7 +79,7 @@ def cut(keys: Keys, rows: int, split: Split) -> Cut:
             "Change split.valid and split.test",
         )
     test_from, test = _boundary(keys, rows, test) if test else (2**64, 0)
-    valid_from, later = _boundary(keys, rows, test + valid)
+    valid_from, later = _boundary(keys, rows, min(test + valid, rows))
     if later == rows or later == test:
         empty = "training" if later == rows else "validation"
         raise CtrkitError(

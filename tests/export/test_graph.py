@@ -159,3 +159,4 @@ def test_weights_beyond_2_gb(tmp_path: Path) -> None:
     assert (tmp_path / MODEL_FILE).stat().st_size < 100_000
     (got,) = open_session(tmp_path / MODEL_FILE).run(None, {"user": np.array(values, dtype=object)})
     np.testing.assert_allclose(got, torch.sigmoid(table[ids].sum(1)).numpy(), atol=1e-6)
+    (tmp_path / WEIGHTS_FILE).unlink()
