@@ -4,10 +4,10 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.schema import Feature, Settings
@@ -102,8 +102,26 @@ class ModelChoice(BaseModel):
         return dict(self.model_extra or {})
 
 
+class Scale(Settings):
+    """A number times a vector of its field."""
+
+    kind: Literal["scale"] = "scale"
+
+
+class AutoDis(Settings):
+    """Soft buckets that the model learns, as Guo et al. (KDD 2021)."""
+
+    kind: Literal["autodis"] = "autodis"
+    meta_embeddings: int = Field(default=20, ge=2, description="vectors a field's numbers are mixed of")
+    skip: float = Field(default=0.1, ge=0, description="weight of the first layer's scores beside the second's")
+    temperature: float = Field(default=0.1, gt=0, description="of the mixing softmax: low is hard buckets, high an average")
+
+
+Numeric = Annotated[Scale | AutoDis, Field(discriminator="kind")]
+
+
 class Embedding(Settings):
-    """The tables: width, optimizer and regularisation."""
+    """The tables: width, optimizer and regularisation; and how numbers become vectors of that width."""
 
     dim: int = Field(default=16, ge=1)
     optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = Field(
@@ -113,6 +131,13 @@ class Embedding(Settings):
     l2: float = Field(default=0.0, ge=0, description="lambda of lambda/2 ||rows||^2")
     l2_rows: Literal["touched", "all"] = Field(default="touched", description="all: every row at every step, needs optimizer: adam")
     init_std: float = Field(default=0.01, gt=0, description="rows start as N(0, init_std^2)")
+    numeric: Numeric = Field(default_factory=Scale, description="numeric fields that are no buckets: scale, or autodis with its settings")
+
+    @field_validator("numeric", mode="before")
+    @classmethod
+    def _kind_alone(cls, numeric: object) -> object:
+        """``numeric: autodis`` is ``numeric: {kind: autodis}``."""
+        return {"kind": numeric} if isinstance(numeric, str) else numeric
 
     @model_validator(mode="after")
     def _regime(self) -> "Embedding":
@@ -139,7 +164,9 @@ class Training(Settings):
     patience: int = Field(default=2, ge=1, description="evaluations without improvement before stopping")
     evaluate_every: int | None = Field(default=None, ge=1, description="steps between evaluations; default one an epoch")
     checkpoint_every: int = Field(default=1000, ge=1, description="steps between resume points, besides every epoch's end")
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the dense arch's matrix products")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="of the dense arch's matrix products in training; auto: bf16 where the processor has it in hardware"
+    )
     compile: bool = Field(default=False, description="torch.compile the dense arch")
     seed: int = 2021
     threads: int | None = Field(default=None, ge=1, description="CPU threads; default all cores")

@@ -7,7 +7,7 @@ of those, and all rows are encoded and written. Nothing stands under the dataset
 import errno
 import json
 import os
-import resource
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -55,13 +55,13 @@ def prepare(experiment: Experiment, out_dir: Path | None = None, *, progress: Pr
     out_dir = Path(out_dir) if out_dir is not None else dataset_dir(experiment)
     unfinished = out_dir.with_name(f"{out_dir.name}.partial-{os.getpid()}")
     try:
-        _remove_stale(out_dir)
+        _remove_stale(out_dir.parent)
         unfinished.mkdir(parents=True)
         about = _write(experiment, columns, unfinished, progress or (lambda stage, done, total: None))
         seconds = time.perf_counter() - started
         about["profile"]["preparation"] = {
             "rows_per_s": sum(about["rows"].values()) / seconds,
-            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_mb": peak_mb(),
             "seconds": seconds,
         }
         (unfinished / FILE).write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf8")
@@ -75,6 +75,12 @@ def prepare(experiment: Experiment, out_dir: Path | None = None, *, progress: Pr
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return Dataset.open(out_dir)
+
+
+def peak_mb() -> float:
+    """The most memory this process has held, in MB. (``getrusage`` would count that of the process it was forked from.)"""
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
 
 
 def _write(experiment: Experiment, columns: Columns, folder: Path, say: Progress) -> dict[str, Any]:
@@ -237,11 +243,11 @@ class _Golden:
         pl.concat(self._frames).with_columns(texts).write_parquet(file)
 
 
-def _remove_stale(out_dir: Path) -> None:
-    """Removes what killed preparations of this dataset left."""
-    for left in out_dir.parent.glob(f"{out_dir.name}.partial-*"):
+def _remove_stale(folder: Path) -> None:
+    """Removes what killed preparations left in a folder of datasets."""
+    for left in folder.glob("*.partial-*"):
         pid = left.name.rpartition("-")[2]
-        if pid == str(os.getpid()) or not Path(f"/proc/{pid}").exists():
+        if pid == str(os.getpid()) or (pid.isdigit() and not Path(f"/proc/{pid}").exists()):
             shutil.rmtree(left, ignore_errors=True)
 
 

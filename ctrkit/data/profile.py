@@ -75,7 +75,7 @@ class Profiler:
 
     def add(self, split: str, raw: pl.DataFrame, encoded: pl.DataFrame) -> None:
         """Takes in rows of a split: canonical values, and their ids with the label."""
-        missing = raw.select(_missing(f, raw.schema[f.name]) for f in self._features).row(0)
+        missing = [(encoded if f.kind is Kind.MULTI_VALUED else raw).select(_missing(f, raw.schema[f.name])).item() for f in self._features]
         for index, feature in enumerate(self._features):
             self._missing[feature.name][split] += missing[index]
         self._clicks[split] += float(encoded[LABEL].sum())
@@ -115,7 +115,7 @@ class Profiler:
 
 
 def _missing(feature: Feature, dtype: pl.DataType) -> pl.Expr:
-    """Number of rows without a value; UInt32 is numbers into a dictionary, 0 the missing value."""
+    """Number of rows without a value: of ids for bags, else of raw values, where UInt32 is numbers into a dictionary, 0 the missing one."""
     column = pl.col(feature.name)
     if dtype == pl.UInt32:
         return (column == 0).sum()

@@ -274,7 +274,11 @@ class _Delimited:
     def _first_line(self) -> list[str]:
         for block in line_blocks(self.file, quotes=self.quotes, size=_SAMPLE_BYTES):
             line = self._text(block.removeprefix(b"\xef\xbb\xbf"), 1).split(b"\n", 1)[0]
-            return self._split(line if line.count(b'"') % 2 == 0 else block)
+            if self.quotes and line.count(b'"') % 2:
+                raise CtrkitError(
+                    f"the first line of '{self.file}' ends inside a quote", "Column names cannot hold line breaks: rename them"
+                )
+            return self._split(line)
         raise CtrkitError(f"'{self.file}' is empty", "Check that it is the right file")
 
     def _split(self, line: bytes) -> list[str]:

@@ -16,7 +16,7 @@ SPLITS: tuple[str, ...] = ("train", "valid", "test")
 Keys = Callable[[], Iterable[np.ndarray]]
 """A pass over the uint64 keys of all rows, in chunks."""
 
-_PASS_ROWS = 1 << 20
+_PASS_ROWS = 1 << 17
 
 
 def order_keys(first: int, count: int) -> np.ndarray:

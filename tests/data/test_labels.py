@@ -46,7 +46,11 @@ def test_a_column_of_zeros_and_ones(tmp_path: Path, values: Any) -> None:
         ("rating >= 4", {"rating": [3, 4, 5]}, [0, 1, 1]),
         ("rating >= 4", {"rating": ["3", "4", "10"]}, [0, 1, 1]),
         ("country = 'US'", {"country": ["US", "DE", "US"]}, [1, 0, 1]),
-        ("seconds / length > 0.5 AND kind <> 'ad'", {"seconds": ["9", "9", "1"], "length": [10, 10, 10], "kind": ["ad", "tv", "tv"]}, [0, 1, 0]),
+        (
+            "seconds / length > 0.5 AND kind <> 'ad'",
+            {"seconds": ["9", "9", "1"], "length": [10, 10, 10], "kind": ["ad", "tv", "tv"]},
+            [0, 1, 0],
+        ),
         ('"is clicked" = 1', {"is clicked": [1, 0, 2]}, [1, 0, 0]),
         ("code IN (1, 7)", {"code": ["7", "007", "2"]}, [1, 1, 0]),
     ],
@@ -86,7 +90,11 @@ def test_text_that_was_numbers_so_far_must_stay_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("clik", "no column 'clik' in .* Did you mean 'click'"), ("click >", "neither a column nor an expression"), ("1 > 0", "names no column")],
+    [
+        ("clik", "no column 'clik' in .* Did you mean 'click'"),
+        ("click >", "neither a column nor an expression"),
+        ("1 > 0", "names no column"),
+    ],
 )
 def test_a_label_that_names_nothing(tmp_path: Path, text: str, problem: str) -> None:
     with pytest.raises(CtrkitError, match=problem):

@@ -141,7 +141,12 @@ def test_side_tables_are_joined_in_the_order_of_the_log(tmp_path: Path) -> None:
     data = joined(tmp_path, "user,y\nb,1\na,0\nghost,1\nb,0\n", "user,age,city\na,30,Rom\nb,40,Ulm\nc,50,Bern\n")
     reader = open_log(data)
     assert reader.columns() == ["user", "y", "age", "city"]
-    assert pl.concat(reader).rows() == [("b", "1", "40", "Ulm"), ("a", "0", "30", "Rom"), ("ghost", "1", None, None), ("b", "0", "40", "Ulm")]
+    assert pl.concat(reader).rows() == [
+        ("b", "1", "40", "Ulm"),
+        ("a", "0", "30", "Rom"),
+        ("ghost", "1", None, None),
+        ("b", "0", "40", "Ulm"),
+    ]
     assert pl.concat(open_log(data, ["age", "y"])).rows() == [("40", "1"), ("30", "0"), (None, "1"), ("40", "0")]
 
 
@@ -181,14 +186,26 @@ def test_the_header_is_found_without_reading_the_rows(tmp_path: Path) -> None:
 
 BROKEN = {
     "a row too short": ("log.csv", "a,b,c\n1,2,3\n4,5\n6,7,8\n", {}, "row 2 of '.*log.csv' has 2 fields instead of 3", "Mend or remove"),
-    "a row too long": ("log.csv", "a,b,c\n1,2,3\n4,5,6\n6,7,8,9\n", {}, "row 3 of '.*log.csv' has 4 fields instead of 3", "in double quotes"),
+    "a row too long": (
+        "log.csv",
+        "a,b,c\n1,2,3\n4,5,6\n6,7,8,9\n",
+        {},
+        "row 3 of '.*log.csv' has 4 fields instead of 3",
+        "in double quotes",
+    ),
     "too long, too short": ("log.csv", "a,b,c\n1,2,3,4\n4,5\n", {}, "row 1 of .* has 4 fields instead of 3", "Mend or remove"),
     "ragged among quotes": ("log.csv", 'a,b,c\n"1,\n1",2,3\n4,"5"\n', {}, "row 2 of .* has 2 fields instead of 3", "Mend or remove"),
     "an open quote": ("log.csv", 'a,b,c\n1,"2,3\n4,5,6\n', {}, "a quote opened near the end of .* is not closed", "double it"),
     "not UTF-8": ("log.csv", b"a,b,c\n1,2,3\nZo\xeb,2,3\n", {}, "row 2 of .* is not UTF-8", "data.encoding: latin-1"),
     "an empty file": ("log.csv", "", {}, "'.*log.csv' is empty", "the right file"),
     "a column twice": ("log.csv", "a,b,c,a\n1,2,3,4\n", {}, "names the column 'a' more than once", "one name each"),
-    "a wrong separator": ("log.csv", "a;b;c\n1;2;3\n", {}, "its first line reads as one column, 'a;b;c'", "set data.separator .it looks like ';'"),
+    "a wrong separator": (
+        "log.csv",
+        "a;b;c\n1;2;3\n",
+        {},
+        "its first line reads as one column, 'a;b;c'",
+        "set data.separator .it looks like ';'",
+    ),
     "a wrong separator, no header": (
         "log.tsv",
         "1,2,3\n",
@@ -198,7 +215,13 @@ BROKEN = {
     ),
     "a misspelt column": ("log.csv", "a,bb,c\n1,2,3\n", {}, "no column 'b' in '.*log.csv'", "Did you mean 'bb'"),
     "no parquet": ("log.parquet", "a,b,c\n", {}, "'.*log.parquet' is not a readable Parquet file", "data.format"),
-    "a bad JSON line": ("log.jsonl", '{"a": 1, "b": 2, "c": 3}\n{"a": 1,\n', {}, "row 2 of '.*log.jsonl' is not a JSON object", "one {...} a line"),
+    "a bad JSON line": (
+        "log.jsonl",
+        '{"a": 1, "b": 2, "c": 3}\n{"a": 1,\n',
+        {},
+        "row 2 of '.*log.jsonl' is not a JSON object",
+        "one {...} a line",
+    ),
     "JSON that is no object": ("log.jsonl", '{"a": 1, "b": 2, "c": 3}\n[1]\n', {}, "row 2 of .* it is not an object", "one {...} a line"),
     "an unknown suffix": ("log.xyz", "a,b,c\n", {}, "the name of '.*log.xyz' does not tell its format", "Set data.format"),
 }

@@ -81,7 +81,12 @@ def test_ties_take_the_nearer_size() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "split"),
-    [(5, Split(by="order", valid=0.05, test=0.2)), (10, Split(by="order", valid=5, test=5)), (0, Split(by="random")), (4, Split(by="order"))],
+    [
+        (5, Split(by="order", valid=0.05, test=0.2)),
+        (10, Split(by="order", valid=5, test=5)),
+        (0, Split(by="random")),
+        (4, Split(by="order")),
+    ],
 )
 def test_no_split_may_be_empty(rows: int, split: Split) -> None:
     with pytest.raises(CtrkitError, match="no split may be empty.*Change split.valid and split.test"):

@@ -1,0 +1,90 @@
+"""Every shipped config loads, and the logs at hand are prepared with it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctrkit.config import Experiment, load_config
+from ctrkit.data.known import KNOWN_LOGS, KnownLog
+from ctrkit.data.prepare import check_columns, prepare
+
+CONFIGS = sorted(Path("configs").glob("*.yaml"))
+REAL = [known for known in KNOWN_LOGS if known.files]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CTRKIT_DATA", "data")
+    experiment = load_config(path)
+    assert experiment.name == path.stem and experiment.model.name == "autoint"
+
+
+def test_every_config_is_listed_with_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert {known.config for known in KNOWN_LOGS} == {str(path) for path in CONFIGS}
+    monkeypatch.setenv("CTRKIT_DATA", str(tmp_path))
+    for known in REAL:
+        assert not known.found
+        data = load_config(known.config).data
+        paths: list[Any] = [data.path, data.train, data.valid, data.test, *(join.path for join in data.joins)]
+        assert {str(tmp_path / file) for file in known.files} == {path for path in paths if path}
+        for file in known.files:
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            (tmp_path / file).touch()
+        assert known.found
+    monkeypatch.delenv("CTRKIT_DATA")
+    assert [known.name for known in KNOWN_LOGS if known.found] == ["simulated"]
+
+
+@pytest.fixture(params=REAL, ids=lambda known: known.name)
+def real(request: pytest.FixtureRequest) -> tuple[KnownLog, Experiment]:
+    known: KnownLog = request.param
+    if not known.found:
+        pytest.skip(f"needs the log '{known.name}' under $CTRKIT_DATA")
+    return known, load_config(known.config)
+
+
+def test_configs_fit_the_headers_of_their_logs(real: tuple[KnownLog, Experiment]) -> None:
+    assert check_columns(real[1])
+
+
+SPLITS = {
+    "criteo": {"train": 64_000, "valid": 8_000, "test": 8_000},
+    "avazu": {"train": 7_999, "valid": 1_000, "test": 1_000},
+    "frappe": {"train": 51_950, "valid": 5_772, "test": 28_860},
+    "movielens-tag": {"train": 140_480, "valid": 40_137, "test": 20_069},
+    "kuairand": {"train": 33_462, "valid": 4_183, "test": 4_183},
+}
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_real_logs_are_prepared(name: str, tmp_path: Path) -> None:
+    if not os.environ.get("CTRKIT_DATA"):
+        pytest.skip("needs real logs: set CTRKIT_DATA")
+    known = next(known for known in KNOWN_LOGS if known.name == name)
+    if not known.found:
+        pytest.skip(f"needs the log '{name}' under $CTRKIT_DATA")
+    dataset = prepare(load_config(known.config), tmp_path / name)
+    assert dataset.rows == SPLITS[name]
+    assert all(0.1 < split["ctr"] < 0.75 for split in dataset.profile["splits"].values())
+
+
+def test_movielens_ratings_are_joined_with_users_and_films(tmp_path: Path) -> None:
+    if not os.environ.get("CTRKIT_DATA"):
+        pytest.skip("needs real logs: set CTRKIT_DATA")
+    from ctrkit.data.readers import open_log
+
+    experiment = load_config("configs/movielens-1m.yaml")
+    first = next(iter(open_log(experiment.data))).row(0, named=True)
+    assert first == {
+        "user": "1",
+        "movie": "1193",
+        "rating": "5",
+        "gender": "F",
+        "age": "1",
+        "occupation": "10",
+        "zip": "48067",
+        "title": "One Flew Over the Cuckoo's Nest (1975)",
+        "genres": "Drama",
+    }
