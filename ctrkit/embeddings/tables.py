@@ -6,14 +6,15 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
-from torchrec.modules.regroup import KTRegroupAsDict
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, KeyedTensor, PoolingType
 
 from ctrkit.config import Embedding
 from ctrkit.schema import Inputs
 
 WIDTH_UNIT = 4
 """FBGEMM's kernels take widths that are multiples of it; a narrower group is padded with columns nobody reads."""
+
+_POOLING = {"mean": PoolingType.MEAN, "sum": PoolingType.SUM}
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,15 @@ class Tables(nn.Module):
         self.touched_l2 = settings.l2 if settings.l2_rows == "touched" else 0.0
         self.weight_names = {table_name(g.name, f): f"{g.name}/{f}" for g in groups for f in self.fields}
         self.dims = {table_name(g.name, f): g.dim for g in groups for f in self.fields}
+        bags = {field.pooling for field in inputs.id_fields if field.multi_valued}
+        one = PoolingType.MEAN if bags == {"mean"} else PoolingType.SUM
         self.configs = [
             EmbeddingBagConfig(
                 name=table_name(group.name, field.name),
                 embedding_dim=group.width,
                 num_embeddings=field.rows,
                 feature_names=[field.name],
-                pooling=PoolingType.MEAN if field.pooling == "mean" else PoolingType.SUM,
+                pooling=_POOLING[field.pooling] if field.multi_valued else one,
                 init_fn=_leave,
             )
             for group in groups
@@ -65,19 +68,29 @@ class Tables(nn.Module):
         ]
         self.collection = EmbeddingBagCollection(self.configs, device=torch.device(device))
         shared = len(self.groups) > 1
-        keys = [[f"{f}@{table_name(g.name, f)}" if shared else f for f in self.fields] for g in self.groups]
-        self.regroup = KTRegroupAsDict(keys, [g.name for g in self.groups])
+        self.keys = {g.name: [f"{f}@{table_name(g.name, f)}" if shared else f for f in self.fields] for g in self.groups}
 
     def forward(self, sparse: KeyedJaggedTensor) -> dict[str, Tensor]:
         rows = sparse.stride()
         if not self.fields or not self.groups:
             return {group.name: torch.zeros(rows, 0, group.dim, device=sparse.device()) for group in self.groups}
-        pooled = self.regroup([self.collection(sparse)])
-        embeddings = {g.name: pooled[g.name].view(rows, len(self.fields), g.width)[:, :, : g.dim] for g in self.groups}
+        pooled = self.collection(sparse)
+        embeddings = {g.name: _field_vectors(pooled, self.keys[g.name], g.width)[:, :, : g.dim] for g in self.groups}
         if self.touched_l2 and torch.is_grad_enabled():
             scale = self.touched_l2 / average_rows(rows, sparse.device())
             embeddings = {name: _add_decay(e, scale) for name, e in embeddings.items()}
         return embeddings
+
+
+def _field_vectors(pooled: KeyedTensor, keys: list[str], width: int) -> Tensor:
+    """The named columns as ``[batch, keys, width]``: a view where they lie side by side, as they do in one process."""
+    values, all_keys = pooled.values(), pooled.keys()
+    first = all_keys.index(keys[0])
+    if all_keys[first : first + len(keys)] == keys:
+        start = pooled.offset_per_key()[first]
+        return values[:, start : start + len(keys) * width].unflatten(1, (len(keys), width))
+    columns = dict(zip(all_keys, values.split(pooled.length_per_key(), dim=1), strict=True))
+    return torch.stack([columns[key] for key in keys], dim=1)
 
 
 def table_name(group: str, field: str) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ctrkit.layers.product import Pairs
+from ctrkit.layers.rows import by_rows
 from ctrkit.layers.tower import linear
 
 Share = Literal["all", "each", "interaction"]
@@ -32,6 +33,9 @@ class BilinearInteraction(nn.Module):
             nn.init.xavier_normal_(matrix)
 
     def forward(self, vectors: Tensor) -> Tensor:
+        return by_rows(self._interact, vectors)
+
+    def _interact(self, vectors: Tensor) -> Tensor:
         if self.share == "interaction":
             left, right = self.pairs(vectors)
             return _times(left, self.weight) * right

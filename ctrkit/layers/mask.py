@@ -1,5 +1,7 @@
 """Instance-guided masks."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -12,12 +14,16 @@ class MaskBlock(nn.Module):
         mask = W_2 relu(W_1 e + b_1) + b_2             e: the row's embeddings, through reduction * inputs units
         out  = relu(layer norm(W (mask * x)))
 
+    b_2 starts at 1, so that a mask changes nothing at first. At 0 it would all but blank out x, since e starts near 0, and the layer
+    norm would blow up what is left: rounding then decides how training goes.
+
     ``(e [batch, embeddings], x [batch, inputs])`` -> ``[batch, outputs]``.
     """
 
     def __init__(self, embeddings: int, inputs: int, outputs: int, reduction: float, dropout: float = 0.0) -> None:
         super().__init__()
         self.mask = Tower(embeddings, (max(1, round(inputs * reduction)),), outputs=inputs)
+        nn.init.ones_(cast(nn.Linear, self.mask.layers[-1]).bias)
         self.hidden = linear(inputs, outputs, bias=False)
         self.norm = nn.LayerNorm(outputs)
         self.dropout = nn.Dropout(dropout)

@@ -12,14 +12,17 @@ class BatchNorm(nn.Module):
     torch's own would take each process' rows alone, so that two processes would train another model than one does, and fails on
     a batch of one row; ``SyncBatchNorm`` needs a GPU. Outside training the running statistics are used: a row's result is its own.
 
-    ``[batch, channels, ...]`` -> the same shape.
+    ``[batch, channels, ...]`` -> the same shape, float32.
 
     Args:
-        momentum: weight of a new batch in the running statistics.
+        momentum: weight of a new batch in the running statistics, once there have been ``1 / momentum`` batches; until then they are
+            the plain average. Otherwise the mean of 0 and variance of 1 they start at would stay in them for dozens of steps: far
+            too large a variance where embeddings are small, and evaluation would see another model than training.
     """
 
     mean: Tensor
     variance: Tensor
+    batches: Tensor
 
     def __init__(self, channels: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
         super().__init__()
@@ -29,10 +32,12 @@ class BatchNorm(nn.Module):
         self.shift = nn.Parameter(torch.zeros(channels))
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("variance", torch.ones(channels))
+        self.register_buffer("batches", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return nn.functional.batch_norm(x, self.mean, self.variance, self.scale, self.shift, eps=self.eps)
+        x = x.float()
         others = [d for d in range(x.dim()) if d != 1]
         broadcast = [-1] + [1] * (x.dim() - 2)
         count = _sum_over_processes(x.new_tensor(x.numel() / x.shape[1]))
@@ -40,8 +45,10 @@ class BatchNorm(nn.Module):
         centred = x - mean.view(broadcast)
         variance = _sum_over_processes(centred.square().sum(others)) / count
         with torch.no_grad():
-            self.mean.lerp_(mean, self.momentum)
-            self.variance.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
+            self.batches += 1
+            weight = (1 / self.batches).clamp(min=self.momentum)
+            self.mean.lerp_(mean, weight)
+            self.variance.lerp_(variance * count / (count - 1).clamp(min=1), weight)
         factor = self.scale * torch.rsqrt(variance + self.eps)
         return centred * factor.view(broadcast) + self.shift.view(broadcast)
 

@@ -28,7 +28,10 @@ class Tower(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for units in hidden:
-            layers += [linear(inputs, units), BatchNorm(units), nn.ReLU()] if batch_norm else [linear(inputs, units), nn.ReLU()]
+            layers.append(linear(inputs, units, bias=not batch_norm))
+            if batch_norm:
+                layers.append(BatchNorm(units))
+            layers.append(nn.ReLU())
             if dropout:
                 layers.append(nn.Dropout(dropout))
             inputs = units

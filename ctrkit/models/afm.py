@@ -1,7 +1,9 @@
 """Attentional factorization machine: FM whose pairs are weighted by attention::
 
-a_ij  = softmax over pairs of <h, relu(W (v_i * v_j) + b)>
-logit = w_0 + sum_j w_j x_j + <p, sum_{i<j} a_ij (v_i * v_j) x_i x_j>
+    a_ij  = softmax over pairs of <h, relu(W (v_i * v_j) + b)>
+    logit = w_0 + sum_j w_j x_j + <p, sum_{i<j} a_ij (v_i * v_j) x_i x_j>
+
+The weights a depend on the row: the same pair counts for more or less beside other pairs.
 """
 
 import torch
@@ -12,6 +14,7 @@ from ctrkit import schema
 from ctrkit.embeddings.tables import Group
 from ctrkit.layers.fields import FieldVectors, FirstOrder
 from ctrkit.layers.product import PairwiseProducts
+from ctrkit.layers.rows import by_rows
 from ctrkit.layers.tower import linear
 from ctrkit.models.base import RankingModel, at_least_two_fields
 from ctrkit.models.registry import register
@@ -39,7 +42,9 @@ class AFM(RankingModel):
         return (Group("embedding", dim), Group("linear", 1))
 
     def forward(self, embeddings: dict[str, Tensor], dense: Tensor) -> Tensor:
-        products = self.products(self.vectors(embeddings["embedding"], dense))
-        weights = torch.softmax(self.attention(products), dim=1)
-        pooled = self.dropout((weights * products).sum(1))
-        return self.first_order(embeddings["linear"], dense) + self.output(pooled).squeeze(1)
+        pooled = by_rows(self._attend, self.vectors(embeddings["embedding"], dense))
+        return self.first_order(embeddings["linear"], dense) + self.output(self.dropout(pooled)).squeeze(1)
+
+    def _attend(self, vectors: Tensor) -> Tensor:
+        products = self.products(vectors)
+        return (torch.softmax(self.attention(products), dim=1) * products).sum(1)

@@ -14,6 +14,7 @@ from ctrkit import schema
 from ctrkit.embeddings.tables import Group
 from ctrkit.layers.attention import InteractingLayer
 from ctrkit.layers.fields import FieldVectors, FirstOrder
+from ctrkit.layers.rows import by_rows
 from ctrkit.layers.tower import Tower, linear
 from ctrkit.models.base import RankingModel
 from ctrkit.models.registry import register
@@ -26,7 +27,7 @@ class AutoInt(RankingModel):
     class Settings(schema.Settings):
         layers: int = Field(3, ge=1, description="interacting layers")
         heads: int = Field(2, ge=1, description="attention heads a layer")
-        attention_dim: int = Field(32, ge=1, description="width of a layer's output, all heads together")
+        attention_dim: int = Field(64, ge=1, description="width of a layer's output, all heads together")
         use_scale: bool = Field(False, description="divide attention scores by the square root of a head's width; the paper does not")
         attention_dropout: Dropout = 0.0
         hidden: Hidden = ()
@@ -57,10 +58,13 @@ class AutoInt(RankingModel):
 
     def forward(self, embeddings: dict[str, Tensor], dense: Tensor) -> Tensor:
         vectors = self.vectors(embeddings["embedding"], dense)
-        logit = self.output(self.attention(vectors).flatten(1))
+        logit = by_rows(self._attend, vectors)
         if self.tower is not None:
             logit = logit + self.tower(vectors.flatten(1))
         logit = logit.squeeze(1)
         if self.first_order is not None:
             logit = logit + self.first_order(embeddings["linear"], dense)
         return logit
+
+    def _attend(self, vectors: Tensor) -> Tensor:
+        return self.output(self.attention(vectors).flatten(1))

@@ -55,11 +55,21 @@ def at_least_two_fields(model: str, inputs: Inputs) -> int:
     return inputs.count
 
 
+def use_bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether to multiply matrices in bfloat16: as told, or for ``auto`` on a GPU or CPU (AMX) that has it in hardware."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
 class CTRModel(nn.Module):
     """Tables (sparse arch) and dense arch: what is sharded and trained.
 
     Args:
-        precision: ``bf16`` runs the dense arch's matrix products in bfloat16; weights, sums and logits stay float32.
+        precision: ``bf16`` runs the dense arch's matrix products in bfloat16 while training; weights, sums and logits stay float32,
+            and so does all of evaluation: what is measured is what is exported. ``auto`` is ``bf16`` where ``use_bfloat16`` says so.
     """
 
     def __init__(self, dense_arch: RankingModel, settings: Embedding, precision: str = "fp32") -> None:
@@ -71,5 +81,6 @@ class CTRModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``[batch]``, float32."""
         embeddings = self.tables(batch.sparse)
-        with torch.autocast(batch.dense.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        device = batch.dense.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.training and use_bfloat16(self.precision, device)):
             return self.dense_arch(embeddings, batch.dense).float()

@@ -1,7 +1,9 @@
 """DCN: a cross network beside a perceptron::
 
-x_{l+1} = x_0 <x_l, w_l> + b_l + x_l              x_0 = concat(v_1 x_1, .., v_n x_n)
-logit   = <w, concat(x_L, MLP(x_0))> + b
+    x_{l+1} = x_0 <x_l, w_l> + b_l + x_l              x_0 = concat(v_1 x_1, .., v_n x_n)
+    logit   = <w, concat(x_L, MLP(x_0))> + b
+
+``hidden: []`` leaves the cross network alone.
 """
 
 from pydantic import Field

@@ -11,7 +11,7 @@ from ctrkit import schema
 from ctrkit.layers.interaction import PairwiseDots
 from ctrkit.layers.numeric import FillMissing
 from ctrkit.layers.tower import Tower
-from ctrkit.models.base import RankingModel
+from ctrkit.models.base import RankingModel, at_least_two_fields
 from ctrkit.models.registry import register
 from ctrkit.models.settings import Dropout, Hidden
 from ctrkit.schema import Inputs
@@ -29,6 +29,8 @@ class DLRM(RankingModel):
     def __init__(self, inputs: Inputs, dim: int, settings: Settings) -> None:
         super().__init__(inputs, dim, settings)
         numeric = len(inputs.numeric_fields)
+        if not numeric:
+            at_least_two_fields("dlrm", inputs)
         self.fill = FillMissing(numeric) if numeric else None
         self.bottom = Tower(numeric, (*settings.bottom_hidden, dim), dropout=settings.dropout) if numeric else None
         self.dots = PairwiseDots(len(inputs.id_fields) + (1 if numeric else 0))

@@ -1,8 +1,10 @@
 """FiBiNET: bilinear interactions of the field vectors, as they are and weighted by their importance in the row::
 
-e'    = SENet(e)                                         ctrkit/layers/senet.py
-p, q  = (e_i W) * e_j, (e'_i W') * e'_j for all i < j    ctrkit/layers/bilinear.py
-logit = w_0 + sum_j w_j x_j + MLP(concat(p, q))
+    e'    = SENet(e)                                         ctrkit/layers/senet.py
+    p, q  = (e_i W) * e_j, (e'_i W') * e'_j for all i < j    ctrkit/layers/bilinear.py
+    logit = w_0 + sum_j w_j x_j + MLP(concat(p, q))
+
+* is elementwise; ``bilinear`` says how many matrices W there are.
 """
 
 import torch

@@ -79,7 +79,7 @@ class FeatureGate(nn.Module):
             if name not in names:
                 raise CtrkitError(f"model 'finalmlp': no field '{name}' to be a gate's context", nearest(name, names))
         self.register_buffer("positions", torch.tensor([names.index(name) for name in context], dtype=torch.int64), persistent=False)
-        self.learned = nn.Parameter(torch.zeros(1, dim)) if not context else None
+        self.learned = nn.Parameter(torch.randn(1, dim)) if not context else None
         self.gate = Tower(dim * max(1, len(context)), hidden, outputs=inputs.count * dim)
 
     def forward(self, vectors: Tensor) -> Tensor:

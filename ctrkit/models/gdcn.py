@@ -1,7 +1,9 @@
 """GDCN: a cross network that filters each order's crosses by a gate::
 
-x_{l+1} = x_0 * (W_l x_l + b_l) * sigmoid(G_l x_l) + x_l               x_0 = concat(v_1 x_1, .., v_n x_n)
-logit   = <w, concat(x_L, MLP(x_0))> + b,  or  <w, MLP(x_L)> + b       structure: parallel (GDCN-P), or stacked (GDCN-S)
+    x_{l+1} = x_0 * (W_l x_l + b_l) * sigmoid(G_l x_l) + x_l               x_0 = concat(v_1 x_1, .., v_n x_n)
+    logit   = <w, concat(x_L, MLP(x_0))> + b,  or  <w, MLP(x_L)> + b       structure: parallel (GDCN-P), or stacked (GDCN-S)
+
+* is elementwise. The gate lets more layers be stacked than DCN V2 bears.
 """
 
 from pydantic import Field

@@ -1,7 +1,9 @@
 """MaskNet: hidden units multiplied by masks made of the row's embeddings e, see ctrkit/layers/mask.py::
 
-serial     h_0 = layer norm(e), h_k = MaskBlock_k(e, h_{k-1});   logit = <w, h_K> + b
-parallel   h_k = MaskBlock_k(e, layer norm(e));                  logit = MLP(concat(h_1 .. h_K))
+    serial     h_0 = layer norm(e), h_k = MaskBlock_k(e, h_{k-1});   logit = <w, h_K> + b
+    parallel   h_k = MaskBlock_k(e, layer norm(e));                  logit = MLP(concat(h_1 .. h_K))
+
+A mask is as wide as what it masks, its network ``reduction`` times as wide.
 """
 
 from typing import Literal

@@ -2,15 +2,17 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 import ctrkit.models
-from ctrkit.config import explain
+from ctrkit.config import AutoDis, Numeric, explain
 from ctrkit.errors import CtrkitError, nearest
+from ctrkit.layers import numeric as numeric_layers
 from ctrkit.models.base import RankingModel
 from ctrkit.schema import Inputs
 
@@ -62,8 +64,13 @@ def models() -> list[ModelInfo]:
     return [ModelInfo(name, entry.kind, entry.paper, _settings(entry.model)) for name, entry in sorted(_entries().items())]
 
 
-def build(name: str, inputs: Inputs, dim: int, settings: dict[str, Any]) -> RankingModel:
+def build(name: str, inputs: Inputs, dim: int, settings: dict[str, Any], numeric: Numeric | None = None) -> RankingModel:
     """The model's dense arch with fresh weights.
+
+    Args:
+        dim: width of the fields' vectors.
+        settings: the model's own.
+        numeric: how numbers become vectors, whatever the model; as it is written with ``scale`` if not given.
 
     Raises:
         CtrkitError: no such model, no such setting, a bad value, or fields the model cannot work on.
@@ -71,7 +78,18 @@ def build(name: str, inputs: Inputs, dim: int, settings: dict[str, Any]) -> Rank
     model, checked = _checked(name, settings)
     if inputs.count == 0:
         raise CtrkitError(f"model '{name}' has no fields to work on", "List at least one feature in the config")
-    return model(inputs, dim, checked)
+    dense_arch = model(inputs, dim, checked)
+    if isinstance(numeric, AutoDis):
+        numeric_layers.replace_numeric(dense_arch, partial(numeric_layers.AutoDis, **numeric.model_dump(exclude={"kind"})))
+    return dense_arch
+
+
+def rebuild(weights: Mapping[str, Any], inputs: Inputs) -> RankingModel:
+    """The trained dense arch from a run's weights, see ``ctrkit.training.run.load_run``."""
+    numeric = TypeAdapter[Numeric](Numeric).validate_python(weights["numeric"])
+    dense_arch = build(weights["model"], inputs, weights["dim"], weights["settings"], numeric)
+    dense_arch.load_state_dict(weights["dense_arch"])
+    return dense_arch
 
 
 def check_settings(name: str, settings: dict[str, Any]) -> None:
