@@ -12,7 +12,7 @@ from torch import nn
 from ctrkit.data.loader import Loader
 from ctrkit.errors import CtrkitError
 from ctrkit.models.base import CTRModel
-from ctrkit.models.registry import build
+from ctrkit.models.registry import rebuild
 from ctrkit.training.distributed import distribute, load_full_weights, process_group
 from ctrkit.training.metrics import evaluate_metrics
 from ctrkit.training.run import dataset_of_run, load_run
@@ -102,8 +102,7 @@ def predict_split(run_dir: Path, split: str, batch_size: int = 8192) -> Predicti
     if not dataset.rows.get(split):
         known = ", ".join(name for name, rows in dataset.rows.items() if rows)
         raise CtrkitError(f"the dataset of '{run_dir}' has no rows in a split '{split}'", f"Name one of {known}")
-    dense_arch = build(weights["model"], inputs, weights["dim"], weights["settings"])
-    dense_arch.load_state_dict(weights["dense_arch"])
+    dense_arch = rebuild(weights, inputs)
     stateless = experiment.embedding.model_copy(update={"optimizer": "sgd"})
     with process_group() as worker:
         model = CTRModel(dense_arch, stateless, experiment.training.precision)

@@ -115,7 +115,7 @@ def load_run(run_dir: Path) -> tuple[Experiment, Inputs, dict[str, Any]]:
     """A finished run: its experiment, the model's inputs and the best weights (on CPU).
 
     The weights are ``{"dense_arch": state_dict, "tables": {"<group>/<field>": Tensor [rows, dim]}, "model": name, "settings": {...},
-    "dim": int}``.
+    "dim": int, "numeric": {...}}``.
 
     Raises:
         CtrkitError: no such run, or it has not finished.
@@ -192,6 +192,7 @@ def _fixed(experiment: Experiment) -> dict[str, Any]:
     return {
         "model": {"name": experiment.model.name, **experiment.model.settings},
         "embedding.dim": embedding.dim,
+        "embedding.numeric": embedding.numeric.model_dump(),
         "embedding.optimizer": embedding.optimizer,
         "embedding.l2": embedding.l2,
         "embedding.l2_rows": embedding.l2_rows,

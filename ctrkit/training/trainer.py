@@ -27,7 +27,7 @@ from ctrkit.data.batch import Batch
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.loader import Loader
 from ctrkit.errors import CtrkitError
-from ctrkit.models.base import CTRModel
+from ctrkit.models.base import CTRModel, RankingModel
 from ctrkit.models.registry import build
 from ctrkit.training import schedule
 from ctrkit.training.checkpoint import Checkpoints
@@ -51,6 +51,8 @@ from ctrkit.training.tracking import Tracker, read_records
 
 RECORD_EVERY = 50
 """Steps between training records in metrics.jsonl."""
+RELOADED_TOLERANCE = 1e-5
+"""On the monitored metric."""
 CHANCE = 0.005
 """A valid AUC this close to 0.5 has learned nothing."""
 
@@ -93,9 +95,14 @@ def train(
             raise
 
 
+def _build(experiment: Experiment, dataset: Dataset) -> RankingModel:
+    model, embedding = experiment.model, experiment.embedding
+    return build(model.name, dataset.inputs, embedding.dim, model.settings, embedding.numeric)
+
+
 def _check(experiment: Experiment, dataset: Dataset) -> None:
     settings = experiment.training
-    build(experiment.model.name, dataset.inputs, experiment.embedding.dim, experiment.model.settings)
+    _build(experiment, dataset)
     if settings.monitor == "gauc" and dataset.group is None:
         raise CtrkitError("training.monitor is gauc, but the dataset has no groups", "Set 'group' to a column such as user_id")
     if settings.compile and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
@@ -160,7 +167,7 @@ class _Trainer:
         self.total_steps = min(settings.epochs * len(self.loader), settings.steps or sys.maxsize)
 
         torch.manual_seed(settings.seed)
-        self.dense_arch = build(experiment.model.name, dataset.inputs, experiment.embedding.dim, experiment.model.settings)
+        self.dense_arch = _build(experiment, dataset)
         if settings.compile:
             self.dense_arch.compile()
         model = CTRModel(self.dense_arch, experiment.embedding, settings.precision)
@@ -353,6 +360,7 @@ class _Trainer:
             "model": self.experiment.model.name,
             "settings": self.experiment.model.settings,
             "dim": self.experiment.embedding.dim,
+            "numeric": self.experiment.embedding.numeric.model_dump(),
         }
 
     def _load_weights(self, weights: dict[str, Any]) -> None:
@@ -395,6 +403,7 @@ class _Trainer:
         if self.dataset.rows["test"]:
             scored["test"] = predict(self.model, self._loader("test"), self.worker.device)
         metrics = {split: predictions.metrics() for split, predictions in scored.items()}
+        self._check_reloaded(metrics["valid"])
         result = RunResult(
             run=self.run_dir,
             model=self.experiment.model.name,
@@ -420,6 +429,16 @@ class _Trainer:
         dist.barrier()
         self.checkpoints.delete()
         return result
+
+    def _check_reloaded(self, valid: dict[str, float]) -> None:
+        """The weights read back from disk must score as the model in training did."""
+        reloaded, trained = _monitored(valid, self.settings.monitor), self.progress.best_value
+        if not abs(reloaded - trained) <= RELOADED_TOLERANCE:
+            raise CtrkitError(
+                f"the saved weights do not predict what the trained model did: valid {self.settings.monitor} {reloaded:.7g}, "
+                f"{trained:.7g} in training",
+                f"Delete '{self.run_dir}' and train again; if it happens again, please report it with the run's config.yaml",
+            )
 
 
 def _monitored(metrics: dict[str, float], monitor: str) -> float:
