@@ -41,7 +41,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command(rich_help_panel=START)
 def quickstart(
-    rows: Annotated[int, typer.Option(min=2000, help="Rows of the simulated log.")] = 120_000,
+    rows: Annotated[int, typer.Option(min=2000, help="Rows of the simulated log.")] = 150_000,
     out: Annotated[Path, typer.Option(help="Everything is written below this folder.")] = Path("out/quickstart"),
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another simulated world.")] = 1,
     overrides: Overrides = None,
@@ -183,10 +183,11 @@ def serve(
     json: Json = False,
 ) -> None:
     """Answer predictions over HTTP; see /docs in a browser. Needs no torch."""
-    with terminal(json):
+    with terminal(json) as screen:
         _require("serving")
         from pipelines.serve import serve as serve_repository
 
+        screen.result({"repo": str(repo), "url": f"http://{host}:{port}"})
         serve_repository(repo, host, port)
 
 

@@ -34,7 +34,7 @@ def export_run(run: str | Path, repo: str | Path, name: str | None = None) -> di
     from ctrkit.data.dataset import Dataset
     from ctrkit.export.writer import Trained, write_bundle
     from ctrkit.models.base import CTRModel
-    from ctrkit.models.registry import build
+    from ctrkit.models.registry import rebuild
     from ctrkit.training.distributed import distribute, load_full_weights, process_group
     from ctrkit.training.run import DATASET_FOLDER, load_run, read_result
 
@@ -42,9 +42,7 @@ def export_run(run: str | Path, repo: str | Path, name: str | None = None) -> di
     experiment, inputs, weights = load_run(run)
     dataset = Dataset.open(run / DATASET_FOLDER)
     result = read_result(run)
-    dense_arch = build(weights["model"], inputs, weights["dim"], weights["settings"])
-    dense_arch.load_state_dict(weights["dense_arch"])
-    dense_arch.eval()
+    dense_arch = rebuild(weights, inputs).eval()
     stateless = experiment.embedding.model_copy(update={"optimizer": "sgd", "dim": weights["dim"]})
     with process_group() as worker:
         reloaded = distribute(CTRModel(deepcopy(dense_arch), stateless), stateless, worker, experiment.training.seed).model

@@ -162,7 +162,7 @@ def _conclude(result: dict[str, Any], repo: Path, screen: Terminal) -> None:
     screen.console.print("\nWhat to try next:", style="bold")
     for command, what in (
         (f"ctrkit serve {repo}", "then open http://127.0.0.1:8000/docs"),
-        (f"ctrkit train {result['config']} --set model.name=deepfm", "another model; 'ctrkit models' lists them"),
+        (f"ctrkit train {result['config']} --set 'model={{name: deepfm}}'", "another model; 'ctrkit models' lists them"),
         ("ctrkit validate my.yaml", "your own log: the README shows such a file"),
     ):
         screen.console.print(f"  {command}   [dim]# {what}[/]")

@@ -8,12 +8,15 @@ if TYPE_CHECKING:
 
 
 def serve(repo: str | Path, host: str = "127.0.0.1", port: int = 8000, settings: "ServingSettings | None" = None) -> None:
-    """Serves until it is interrupted.
+    """Serves until it is interrupted. All that is logged goes to stderr.
 
     Raises:
         CtrkitError: no repository, a damaged bundle, or a port that cannot be had.
     """
+    from copy import deepcopy
+
     import uvicorn
+    from uvicorn.config import LOGGING_CONFIG
 
     from ctrkit.bundle import model_names
     from ctrkit.errors import CtrkitError
@@ -26,7 +29,9 @@ def serve(repo: str | Path, host: str = "127.0.0.1", port: int = 8000, settings:
         server.should_exit = True
 
     model_names(repo)
-    server = uvicorn.Server(uvicorn.Config(create_app(repo, settings, on_failure=stop), host=host, port=port))
+    logging = deepcopy(LOGGING_CONFIG)
+    logging["handlers"]["access"]["stream"] = "ext://sys.stderr"
+    server = uvicorn.Server(uvicorn.Config(create_app(repo, settings, on_failure=stop), host=host, port=port, log_config=logging))
     try:
         server.run()
     except SystemExit as error:  # uvicorn's way to say that it could not start

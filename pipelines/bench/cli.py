@@ -29,6 +29,30 @@ def prepare(
         screen.result(bench_prepare(rows, seed, screen.console))
 
 
+@bench_app.command("training")
+def training(
+    rows: Annotated[
+        list[int] | None,
+        typer.Option(min=1000, help="Rows of all tables together. Repeatable; default 1 and 10 million.", show_default=False),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=10, help="Training steps of each side.")] = 100,
+    attention_dim: Annotated[int, typer.Option(min=2, help="Width of AutoInt's layers, both heads together.")] = 64,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default all cores.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the rows and the weights.")] = 0,
+    json: Json = False,
+) -> None:
+    """Samples per second of training AutoInt, against the same model written plainly."""
+    with terminal(json) as screen:
+        from ctrkit.doctor import require_training_stack
+
+        require_training_stack()
+        from pipelines.bench.training import Sizes, bench_training
+
+        sizes = Sizes(attention_dim=attention_dim)
+        measured = bench_training(rows or [1_000_000, 10_000_000], steps, sizes, seed=seed, threads=threads, console=screen.console)
+        screen.result(measured)
+
+
 @bench_app.command("models")
 def models(
     configs: Annotated[list[str], typer.Argument(metavar="CONFIG...", help="Experiments in YAML.", show_default=False)],

@@ -6,7 +6,6 @@ write the same ids and floats; the benchmark checks that they are the same.
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -158,7 +157,9 @@ def main(side: str, log: str, out: str) -> None:
     started = time.perf_counter()
     {"ctrkit": run_ctrkit, "pandas": run_pandas}[side](Path(log), Path(out))
     seconds = time.perf_counter() - started
-    print(json.dumps({"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    from ctrkit.data.prepare import peak_mb
+
+    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb()}))
 
 
 if __name__ == "__main__":

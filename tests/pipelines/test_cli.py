@@ -2,6 +2,7 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -264,6 +265,17 @@ def test_scoring_and_serving_never_import_torch(journey, tmp_path: Path) -> None
     program = f"from serving.app import create_app; create_app({str(journey.bundle.parents[1])!r}); import pipelines.serve"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_serve_says_where_it_is_and_leaves_with_130_when_interrupted(journey) -> None:
+    command = [sys.executable, "-m", "pipelines.cli", "serve", str(journey.bundle.parents[1]), "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert json.loads(process.stdout.readline())["repo"] == str(journey.bundle.parents[1])
+        assert any("running on" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+        assert process.stdout.read() == ""
 
 
 # -- the terminal
