@@ -56,12 +56,13 @@ def at_least_two_fields(model: str, inputs: Inputs) -> int:
 
 
 def use_bfloat16(precision: str, device: torch.device) -> bool:
-    """Whether to multiply matrices in bfloat16: as told, or for ``auto`` on a GPU or CPU (AMX) that has it in hardware."""
+    """Whether to multiply matrices in bfloat16: as told, or for ``auto`` on a GPU or CPU (AVX-512 BF16, AMX) that has it in hardware."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 class CTRModel(nn.Module):
