@@ -3,6 +3,7 @@
 One process is a world of one: the same code, the same ``DistributedModelParallel``. More come from ``torchrun``.
 """
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -85,6 +86,7 @@ def process_group() -> Iterator[Worker]:
         yield Worker(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
+        gc.collect()  # frees the sharded modules, whose cycles would keep gloo's threads: one that outlives the interpreter aborts it
 
 
 class TableOptimizer:
