@@ -130,7 +130,7 @@ class Embedding(Settings):
     learning_rate: float = Field(default=0.02, gt=0)
     l2: float = Field(default=0.0, ge=0, description="lambda of lambda/2 ||rows||^2")
     l2_rows: Literal["touched", "all"] = Field(default="touched", description="all: every row at every step, needs optimizer: adam")
-    init_std: float = Field(default=0.01, gt=0, description="rows start as N(0, init_std^2)")
+    init_std: float = Field(default=1e-4, gt=0, description="rows start as N(0, init_std^2)")
     numeric: Numeric = Field(default_factory=Scale, description="numeric fields that are no buckets: scale, or autodis with its settings")
 
     @field_validator("numeric", mode="before")

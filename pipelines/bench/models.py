@@ -7,6 +7,7 @@ every seed, and only that one's test metrics are reported, mean and standard dev
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -29,13 +30,15 @@ class Trial:
     seed: int
 
     def command(self) -> list[str]:
-        overrides = [f"model.name={self.model}", f"training.seed={self.seed}", *self.settings]
+        """The config's own model keeps the settings it has there; another one starts from its defaults."""
+        own = load_config(self.config).model.name == self.model
+        overrides = [*([] if own else [f"model={{name: {self.model}}}"]), f"training.seed={self.seed}", *self.settings]
         flags = [part for override in overrides for part in ("--set", override)]
         return [sys.executable, "-m", "pipelines.cli", "train", self.config, "--json", *flags]
 
 
 def grid_points(grid: Sequence[str], model_settings: Iterable[str]) -> list[tuple[str, ...]]:
-    """``["model.dropout=0,0.2", "embedding.l2=0,1e-5"]`` -> every combination; settings that the model lacks are left out."""
+    """``["model.dropout=0,0.2", "model.hidden=[64],[64,32]"]`` -> every combination; settings that the model lacks are left out."""
     axes = []
     for axis in grid:
         key, equals, values = axis.partition("=")
@@ -44,7 +47,7 @@ def grid_points(grid: Sequence[str], model_settings: Iterable[str]) -> list[tupl
         owner, _, name = key.partition(".")
         if owner == "model" and name not in model_settings:
             continue
-        axes.append([f"{key}={value}" for value in values.split(",")])
+        axes.append([f"{key}={value}" for value in re.split(r",(?![^\[]*\])", values)])
     return list(itertools.product(*axes))
 
 

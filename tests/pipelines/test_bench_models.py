@@ -1,0 +1,70 @@
+"""``ctrkit bench models``: every combination of a grid once, the best on validation for every seed, and on again after a stop."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctrkit.errors import CtrkitError
+from pipelines.bench import models
+from pipelines.bench.models import Trial, bench_models, grid_points
+
+
+def test_a_grid_is_every_combination_of_its_axes() -> None:
+    grid = ["model.dropout=0,0.2", "model.hidden=[64],[64,32]", "embedding.l2=0"]
+    assert grid_points(grid, {"dropout", "hidden"}) == [
+        ("model.dropout=0", "model.hidden=[64]", "embedding.l2=0"),
+        ("model.dropout=0", "model.hidden=[64,32]", "embedding.l2=0"),
+        ("model.dropout=0.2", "model.hidden=[64]", "embedding.l2=0"),
+        ("model.dropout=0.2", "model.hidden=[64,32]", "embedding.l2=0"),
+    ]
+    assert grid_points(grid, set()) == [("embedding.l2=0",)], "a model without such settings has none to try"
+    with pytest.raises(CtrkitError, match="has no values"):
+        grid_points(["embedding.l2"], set())
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        "name: tiny\ndata: {path: log.csv}\nlabel: click\nfeatures: [{name: user, kind: categorical}]\n"
+        "model: {name: deepfm, hidden: [8]}\ntraining: {monitor: auc}\n"
+    )
+    return str(path)
+
+
+def test_only_the_configs_own_model_keeps_its_settings(config: str) -> None:
+    own, other = (Trial(config, name, ("embedding.dim=4",), 2).command() for name in ("deepfm", "lr"))
+    assert [part for part in own if "=" in part] == ["training.seed=2", "embedding.dim=4"]
+    assert [part for part in other if "=" in part] == ["model={name: lr}", "training.seed=2", "embedding.dim=4"]
+
+
+def test_the_best_on_validation_is_reported_and_nothing_runs_twice(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, ...]] = []
+
+    class Done:
+        returncode, stderr = 0, ""
+
+        def __init__(self, valid: float, test: float) -> None:
+            metrics = {"valid": {"auc": valid, "logloss": 0.5}, "test": {"auc": test, "logloss": 0.4}}
+            self.stdout = "Sharding plan\n" + json.dumps({**metrics, "params": 10, "samples_per_s": 5.0})
+
+    def run(command: list[str], **_: Any) -> Done:
+        overrides = tuple(part for part in command if "=" in part)
+        ran.append(overrides)
+        seed = next(int(part.partition("=")[2]) for part in overrides if part.startswith("training.seed"))
+        small = "embedding.dim=4" in overrides
+        return Done(0.7 if small else 0.8, 0.9 if small else 0.6 + seed / 10)
+
+    monkeypatch.setattr(models.subprocess, "run", run)
+    said: list[str] = []
+    (row,) = bench_models([config], ["deepfm"], 2, ["embedding.dim=4,8"], tmp_path / "out", said.append)
+    assert row["settings"] == "embedding.dim=8", "the other one is better on test, which chooses nothing"
+    assert (row["auc"], row["auc_std"], row["seeds"]) == (pytest.approx(0.75), pytest.approx(0.05), 2)
+    assert len(ran) == 3
+    assert bench_models([config], ["deepfm"], 2, ["embedding.dim=4,8"], tmp_path / "out", said.append) == [row]
+    assert len(ran) == 3
+    assert "| tiny | deepfm | 0.7500 ± 0.0500 | 0.4000 ± 0.0000 | 2 | 10 | 5 | embedding.dim=8 |" in (tmp_path / "out/table.md").read_text()
+    with pytest.raises(CtrkitError, match="no model named 'deepfn'"):
+        bench_models([config], ["deepfn"], 1, [], tmp_path / "out", said.append)
