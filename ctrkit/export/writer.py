@@ -107,7 +107,7 @@ def write_bundle(trained: Trained, repo: str | Path, name: str, *, external_mb: 
         write_model(scratch, twin, parts, name=name, version=number, external_bytes=external_mb * 2**20)
         session = open_session(scratch / MODEL_FILE)
         checked = check(session, twin, trained.reference, trained.transforms, trained.golden)
-        golden = Golden(rows=_json_rows(trained.golden), probabilities=checked.probabilities.astype(np.float64).tolist())
+        golden = Golden(rows=json_rows(trained.golden), probabilities=checked.probabilities.astype(np.float64).tolist())
         (scratch / GOLDEN_FILE).write_bytes(orjson.dumps(golden.model_dump()))
         manifest = Manifest(
             name=name,
@@ -150,7 +150,7 @@ def _publish(scratch: Path, folder: Path, config: str) -> None:
     scratch.rename(folder)
 
 
-def _json_rows(golden: pl.DataFrame) -> list[dict[str, Any]]:
+def json_rows(golden: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows as a client would send them: null for a missing value."""
     return [{name: _json_value(value) for name, value in row.items()} for row in golden.to_dicts()]
 

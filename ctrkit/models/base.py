@@ -1,5 +1,7 @@
 """The contract between tables and a model's dense arch, and the two put together."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -11,6 +13,23 @@ from ctrkit.data.batch import Batch
 from ctrkit.embeddings.tables import Group, Tables
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Inputs
+
+
+@dataclass(frozen=True)
+class FieldMaps:
+    """What a model has to say of the pairs of fields of each row: pictures of a kind, for ``ctrkit explain``.
+
+    Attributes:
+        title: such as ``Attention``.
+        about: how to read them, a sentence or two.
+        maps: name -> ``[batch, fields, fields]``, id fields first.
+        neutral: the value of an entry that says nothing.
+    """
+
+    title: str
+    about: str
+    maps: dict[str, Tensor]
+    neutral: float
 
 
 class RankingModel(nn.Module):
@@ -46,6 +65,10 @@ class RankingModel(nn.Module):
             logits ``[batch]``.
         """
         raise NotImplementedError
+
+    def explanations(self, embeddings: dict[str, Tensor], dense: Tensor) -> Sequence[FieldMaps]:
+        """What the model itself can show of how it read these rows (arguments as of ``forward``); most have nothing."""
+        return ()
 
 
 def at_least_two_fields(model: str, inputs: Inputs) -> int:
