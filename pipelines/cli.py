@@ -139,8 +139,8 @@ def explain(
     run: Run,
     split: Annotated[str, typer.Option(help="Which rows: train, valid or test.")] = "test",
     rows: Annotated[int, typer.Option(min=2, help="So many rows of the split, drawn at random.")] = 2000,
-    repeats: Annotated[int, typer.Option(min=2, help="How often each field's values are dealt out anew.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, other rows and deals.")] = 0,
+    repeats: Annotated[int, typer.Option(min=2, help="How often each field's values are shuffled.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other rows and shuffles.")] = 0,
     row: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Explain this row alone: a raw row kept of the test split.", show_default=False)
     ] = None,

@@ -28,7 +28,7 @@ def explain_run(
 
     Args:
         rows: sampled of the split.
-        repeats: times that a field's values are dealt out anew.
+        repeats: shuffles of each field's values.
         row: number of a raw row that the run kept.
         row_json: a row as a client would send it, instead.
         out: folder; default ``<run>/explain``.

@@ -40,7 +40,7 @@ BASELINE_ROWS = 8192
 INTEGRATED_ROWS = 512
 """At most so many rows of the sample are integrated: a step of the integral costs a training step, and a mean needs no more."""
 
-STEPS, STEPS_FOR_A_ROW = 32, 256
+STEPS, STEPS_FOR_A_ROW = 32, 512
 """Points of the integral over the path from the average row to a row."""
 
 Progress = Callable[[str, int, int], None]

@@ -27,7 +27,7 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .tiles b { display: block; font-size: 21px; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .tiles span { color: var(--faint); font-size: 12.5px; }
 figure { margin: 10px 0 4px; }
-figure svg { width: 100%; height: auto; max-height: 1100px; display: block; }
+figure svg { max-width: 100%; height: auto; display: block; }
 figure svg text { font-family: inherit !important; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }
 th { text-align: left; color: var(--faint); font-weight: 500; border-bottom: 1px solid var(--line); padding: 4px 10px 4px 0; }
@@ -50,8 +50,8 @@ def split_page(about: About, explanation: SplitExplanation) -> tuple[str, list[P
         _header(about, f"{e.rows:,} of the {e.of_rows:,} rows of the {e.split} split, drawn at random"),
         f"""<section><h2>Which fields matter</h2>
 <p>{_leaders(e)}</p>{_figure(importance)}
-<p class="faint">Left: how much AUC the sample ({e.auc:.4f}) loses when the field's values are dealt out anew among the rows, mean and
-standard deviation of {e.repeats} deals. Fields that say the same cover for one another and look less important than they are.
+<p class="faint">Left: how much AUC the sample ({e.auc:.4f}) loses when the field's values are shuffled among the rows, mean and standard
+deviation of {e.repeats} shuffles. Fields that say the same cover for one another and look less important than they are.
 Right: how far the field moves the logit from the average row's, mean over {e.integrated_rows:,} rows.{_left_out(e)}</p>
 {_score_table(e)}</section>""",
         f"""<section><h2>Do the two agree?</h2><p>{_agreement(e)}</p>{_figure(agreement)}
@@ -108,10 +108,8 @@ def _header(about: About, what: str) -> str:
 def _leaders(e: SplitExplanation) -> str:
     best = [f"<b>{escape(score.field)}</b>" for score in e.fields[:3] if score.auc_drop.mean > 2 * score.auc_drop.std]
     idle = sum(score.auc_drop.mean <= 2 * score.auc_drop.std for score in e.fields)
-    first = f"The model leans on {', '.join(best)} most. " if best else "No field's loss stands out from the noise of the deals. "
-    return first + (
-        f"{idle} of {len(e.fields)} fields could be dealt out anew without a loss above twice its deviation." if best and idle else ""
-    )
+    first = f"The model leans on {', '.join(best)} most. " if best else "No field's loss stands out from the noise of the shuffles. "
+    return first + (f"Shuffling {idle} of the {len(e.fields)} fields costs no more than the noise of it." if best and idle else "")
 
 
 def _left_out(e: SplitExplanation) -> str:
@@ -122,8 +120,8 @@ def _left_out(e: SplitExplanation) -> str:
 def _agreement(e: SplitExplanation) -> str:
     if np.isnan(e.agreement):
         return "There is nothing to compare: one of the two is the same for all fields."
-    word = "well" if e.agreement >= 0.7 else "in part" if e.agreement >= 0.3 else "hardly"
-    return f"The two orders agree {word}: Spearman's rank correlation over {len(e.fields)} fields is <b>{e.agreement:.2f}</b>."
+    word = "agree" if e.agreement >= 0.7 else "agree in part" if e.agreement >= 0.3 else "hardly agree"
+    return f"The two orders {word}: Spearman's rank correlation over {len(e.fields)} fields is <b>{e.agreement:.2f}</b>."
 
 
 def _score_table(e: SplitExplanation) -> str:

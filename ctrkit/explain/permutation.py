@@ -1,8 +1,7 @@
-"""Permutation importance (Breiman, Random Forests, 2001): how much worse a model predicts when a field's values are dealt out anew.
+"""Permutation importance (Breiman, Random Forests, 2001): how much worse a model predicts when a field's values are shuffled.
 
-All that a field brings is dealt out together: its vectors in every group of tables, a bag as a whole. Values move between the rows of
-the sample, so each stays one that the log holds; what fields say together is lost, so of two fields that say the same neither is
-missed much.
+All that a field brings is shuffled together among the rows: its vectors in every group of tables, a bag as a whole. Each value
+stays one that the log holds; of two fields that say the same neither is missed much.
 """
 
 from collections.abc import Callable
@@ -32,7 +31,7 @@ class Importance:
 def permutation_importance(
     model: RankingModel, rows: Lookups, repeats: int, seed: int, progress: Callable[[], object] = lambda: None
 ) -> Importance:
-    """Deals every field's values out anew, ``repeats`` times.
+    """Shuffles every field's values, ``repeats`` times.
 
     Args:
         rows: the sample; clicks and other rows both among them.

@@ -15,11 +15,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ctrkit.explain.explanation import FieldScore, MapSection, RowExplanation, SplitExplanation
 
 MORE, LESS = "#e8590c", "#1c6fd4"
-PERMUTATION, GRADIENTS = "#1f2937", "#7c3aed"
+PERMUTATION, GRADIENTS = "#64748b", "#7c3aed"
 INK, FAINT, LINE = "#1f2937", "#6b7280", "#e5e7eb"
 _DIVERGING = LinearSegmentedColormap.from_list("less-more", ["#0b4a9e", LESS, "#a9cdf5", "#f8fafc", "#fdc59b", MORE, "#9a3406"])
 
@@ -62,7 +63,7 @@ def importance(fields: Sequence[FieldScore]) -> Picture:
         places = np.arange(len(shown))
         drops = [score.auc_drop.mean for score in shown]
         left.barh(places, drops, color=PERMUTATION, height=0.62)
-        left.errorbar(drops, places, xerr=[s.auc_drop.std for s in shown], fmt="none", ecolor=MORE, elinewidth=1.3, capsize=2)
+        left.errorbar(drops, places, xerr=[s.auc_drop.std for s in shown], fmt="none", ecolor=INK, elinewidth=1.1, capsize=2)
         left.set_yticks(places, [score.field for score in shown])
         left.set_ylim(len(shown) - 0.4, -0.6)
         left.set_title("permutation: drop of AUC", loc="left", fontsize=10, color=PERMUTATION, weight="bold")
@@ -111,22 +112,22 @@ def mean_map(section: MapSection, name: str) -> Picture:
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
         if pairs:
             places = np.arange(len(pairs))
-            right.barh(places, [value for _, _, value in pairs], color=MORE, height=0.6)
+            beyond = [value - section.neutral for _, _, value in pairs]
+            right.barh(places, beyond, left=section.neutral, color=[MORE if b > 0 else LESS for b in beyond], height=0.6)
             right.set_yticks(places, [f"{_short(a, 14)} → {_short(b, 14)}" for a, b, _ in pairs], fontsize=8.5)
             right.set_ylim(max(len(pairs), 8) - 0.4, -0.6)
-            right.axvline(section.neutral, color=INK, linewidth=0.9, linestyle=":")
-        right.set_title("strongest pairs (dotted: even)", loc="left", fontsize=9.5)
+            right.axvline(section.neutral, color=FAINT, linewidth=0.8)
+            right.xaxis.set_major_locator(MaxNLocator(4))
+        right.set_title(f"strongest pairs, from {section.neutral:.4g} on", loc="left", fontsize=9.5)
         _bare(right, "x")
         return _picture(name, figure)
 
 
 def all_maps(section: MapSection, name: str) -> Picture:
     """Every map of a section, small, on one scale."""
-    columns = min(4, len(section.maps))
-    rows = math.ceil(len(section.maps) / columns)
-    if len(section.maps) % 2 == 0 and len(section.maps) % 4:
-        columns = 2 if len(section.maps) <= 4 else 3 if len(section.maps) % 3 == 0 else 4
-        rows = math.ceil(len(section.maps) / columns)
+    count = len(section.maps)
+    columns = min((c for c in (4, 3) if count % c == 0), default=min(4, count)) if count > 2 else count
+    rows = math.ceil(count / columns)
     reach = max(np.abs(m.values - section.neutral).max() for m in section.maps)
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(2.35 * columns + 0.7, 2.5 * rows), layout="constrained")
@@ -137,7 +138,7 @@ def all_maps(section: MapSection, name: str) -> Picture:
             place.set_title(one.name, fontsize=9, loc="left")
             place.set_xticks([])
             place.set_yticks([])
-        for place in list(axes.flat)[len(section.maps) :]:
+        for place in list(axes.flat)[count:]:
             place.set_visible(False)
         assert image is not None
         bar = figure.colorbar(image, ax=list(axes.flat), shrink=0.5, pad=0.02, aspect=24)
@@ -183,10 +184,7 @@ def waterfall(row: RowExplanation, name: str) -> Picture:
         axes.set_xlim(low - margin, high + 2.2 * margin)
         axes.set_xlabel("logit")
         above = axes.secondary_xaxis("top")
-        above.set_xticks(
-            [math.log(p / (1 - p)) for p in _PROBABILITIES],
-            [f"{p:.4g}".rstrip("0").rstrip(".") and f"{100 * p:g} %" for p in _PROBABILITIES],
-        )
+        above.set_xticks([math.log(p / (1 - p)) for p in _PROBABILITIES], [f"{100 * p:g} %" for p in _PROBABILITIES])
         above.set_xlabel("probability of a click")
         above.spines[:].set_visible(False)
         _bare(axes, "x")
