@@ -28,6 +28,7 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .tiles span { color: var(--faint); font-size: 12.5px; }
 figure { margin: 10px 0 4px; }
 figure svg { max-width: 100%; height: auto; display: block; }
+.beside { display: flex; flex-wrap: wrap; gap: 6px 26px; align-items: center; } .beside > div { flex: 1 1 240px; }
 figure svg text { font-family: inherit !important; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }
 th { text-align: left; color: var(--faint); font-weight: 500; border-bottom: 1px solid var(--line); padding: 4px 10px 4px 0; }
@@ -54,9 +55,10 @@ def split_page(about: About, explanation: SplitExplanation) -> tuple[str, list[P
 deviation of {e.repeats} shuffles. Fields that say the same cover for one another and look less important than they are.
 Right: how far the field moves the logit from the average row's, mean over {e.integrated_rows:,} rows.{_left_out(e)}</p>
 {_score_table(e)}</section>""",
-        f"""<section><h2>Do the two agree?</h2><p>{_agreement(e)}</p>{_figure(agreement)}
-<p class="faint">A field high up on the left moves predictions without making them better: it says what others say too, or the model has
-learned its values by heart.</p></section>""",
+        f"""<section><h2>Do the two agree?</h2><div class="beside">{_figure(agreement)}<div><p>{_agreement(e)}</p>
+<p class="faint">A field at the top right both moves the predictions and makes them better.</p>
+<p class="faint">A field at the top left moves predictions without making them better: it says what others say too, or the model has learned
+its values by heart.</p></div></div></section>""",
     ]
     for section in e.sections:
         slug = _slug(section.title)

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -27,7 +28,7 @@ _DIVERGING = LinearSegmentedColormap.from_list("less-more", ["#0b4a9e", LESS, "#
 SHOWN_FIELDS = 40
 SHOWN_SHARES = 14
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.edgecolor": LINE,
     "axes.labelcolor": FAINT,
     "font.size": 9,
@@ -85,7 +86,7 @@ def agreement(explanation: SplitExplanation) -> Picture:
         axes.errorbar(x, y, xerr=[s.auc_drop.std for s in fields], fmt="none", ecolor=LINE, elinewidth=1.2, zorder=1)
         axes.scatter(x, y, s=26, color=GRADIENTS, edgecolor="white", linewidth=0.7, zorder=2)
         axes.axvline(0, color=FAINT, linewidth=0.8, zorder=0)
-        named = set(np.argsort(-x)[:6]) | set(np.argsort(-y)[:6])
+        named = set(np.argsort(-x)[:8]) | set(np.argsort(-y)[:8])
         for i in named:
             axes.annotate(fields[i].field, (x[i], y[i]), xytext=(5, 3), textcoords="offset points", fontsize=8.5)
         axes.margins(x=0.12, y=0.08)
@@ -175,7 +176,13 @@ def waterfall(row: RowExplanation, name: str) -> Picture:
         for place, (_, change) in enumerate(steps, 1):
             right_end = max(start, start + change)
             axes.annotate(
-                f"{change:+.3f}", (right_end, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8, color=FAINT
+                f"{change:+.3f}" if abs(change) >= 0.0005 else "0",
+                (right_end, place),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                color=FAINT,
             )
             start += change
         axes.plot([row.base_logit] * 2, [0.1, 1.33], color=FAINT, linewidth=0.7)
@@ -184,7 +191,8 @@ def waterfall(row: RowExplanation, name: str) -> Picture:
         axes.set_xlim(low - margin, high + 2.2 * margin)
         axes.set_xlabel("logit")
         above = axes.secondary_xaxis("top")
-        above.set_xticks([math.log(p / (1 - p)) for p in _PROBABILITIES], [f"{100 * p:g} %" for p in _PROBABILITIES])
+        ticks = _probability_ticks(low - margin, high + margin)
+        above.set_xticks([math.log(p / (1 - p)) for p in ticks], [f"{100 * p:g} %" for p in ticks])
         above.set_xlabel("probability of a click")
         above.spines[:].set_visible(False)
         _bare(axes, "x")
@@ -199,28 +207,16 @@ def label_of(field: str, value: object, unseen: bool) -> str:
     return f"{_short(field, 24)} = {_short(text, 30)}{' (unseen)' if unseen else ''}"
 
 
-_PROBABILITIES = [
-    0.0001,
-    0.0002,
-    0.0005,
-    0.001,
-    0.002,
-    0.005,
-    0.01,
-    0.02,
-    0.05,
-    0.1,
-    0.2,
-    0.35,
-    0.5,
-    0.65,
-    0.8,
-    0.9,
-    0.95,
-    0.98,
-    0.99,
-    0.999,
-]
+def _probability_ticks(low: float, high: float) -> list[float]:
+    """Round probabilities between two logits, from four to a dozen where they lie that far apart."""
+    coarse = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999]
+    steps = [[k / n for k in range(1, n)] for n in (20, 50, 100, 200, 1000)]
+    found: list[float] = []
+    for ticks in (coarse, *steps):
+        found = [p for p in ticks if low <= math.log(p / (1 - p)) <= high]
+        if len(found) >= 4:
+            break
+    return found
 
 
 def _sigmoid(logit: float) -> float:
