@@ -148,12 +148,8 @@ class Explainer:
         return explanation
 
     def _sample(self, split: str, rows: int, seed: int) -> Lookups:
-        loader = Loader(self.dataset, split, rows, seed=seed, shuffle=True)
-        batches = loader.iter()
-        try:
-            return look_up(self._model, next(batches), self._device)
-        finally:
-            batches.close()
+        first = next(Loader(self.dataset, split, rows, seed=seed, shuffle=True).iter())
+        return look_up(self._model, first, self._device)
 
     def _examples(self) -> list[RowExplanation]:
         """Of the raw rows that were kept: the surest click, the surest other row, and the one that surprised the model most."""
@@ -219,11 +215,7 @@ class Explainer:
     def _golden_labels(self) -> list[int]:
         """Labels of the raw rows: they are the first of their split."""
         count = pl.scan_parquet(self.dataset.golden).select(pl.len()).collect().item()
-        batches = Loader(self.dataset, self._golden_split, count).iter()
-        try:
-            return [int(label) for label in next(batches).labels]
-        finally:
-            batches.close()
+        return [int(label) for label in next(Loader(self.dataset, self._golden_split, count).iter()).labels]
 
 
 @contextmanager

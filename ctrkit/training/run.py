@@ -144,8 +144,9 @@ def dataset_of_run(run_dir: Path) -> Dataset:
     """The prepared dataset, shards included, that a run was trained on.
 
     Raises:
-        CtrkitError: it was moved or deleted, or prepared anew from other data.
+        CtrkitError: no such run, or its dataset was moved or deleted, or prepared anew from other data.
     """
+    read_experiment(run_dir)
     path = Path(json.loads((run_dir / ORIGIN_FILE).read_text(encoding="utf8"))["dataset"])
     remedy = f"Prepare it again: ctrkit prepare {run_dir / CONFIG_FILE}"
     if not path.is_dir():
