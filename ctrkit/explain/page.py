@@ -70,7 +70,7 @@ its values by heart.</p></div></div></section>""",
             f"<h3>Each map</h3>{_figure(maps)}{_pair_table(section)}</section>"
         )
     if e.examples:
-        parts.append("<h2>Some rows, one by one</h2><p class='faint'>From the raw rows that the run kept of the test split.</p>")
+        parts.append("<h2>Some rows, one by one</h2><p class='faint'>Out of the raw rows that the run kept, the first of its test split.</p>")
     for example in e.examples:
         body, more = _row(example, f"example-{_slug(example.name.partition(',')[0])}")
         parts.append(body)
