@@ -70,7 +70,9 @@ its values by heart.</p></div></div></section>""",
             f"<h3>Each map</h3>{_figure(maps)}{_pair_table(section)}</section>"
         )
     if e.examples:
-        parts.append("<h2>Some rows, one by one</h2><p class='faint'>Out of the raw rows that the run kept, the first of its test split.</p>")
+        parts.append(
+            "<h2>Some rows, one by one</h2><p class='faint'>Out of the raw rows that the run kept, the first of its test split.</p>"
+        )
     for example in e.examples:
         body, more = _row(example, f"example-{_slug(example.name.partition(',')[0])}")
         parts.append(body)
@@ -147,7 +149,11 @@ def _pair_table(section: MapSection) -> str:
 
 
 def _even(section: MapSection) -> str:
-    return f"White is {section.neutral:.4g}, as much as to any other; orange is more, blue is less."
+    values = np.stack([m.values for m in section.maps])
+    return (
+        f"White is {section.neutral:.4g}, an even share; orange is more, blue is less. "
+        f"The entries of all {len(section.maps)} maps reach from {values.min():.4g} to {values.max():.4g}."
+    )
 
 
 def _row(row: RowExplanation, name: str) -> tuple[str, list[Picture]]:
