@@ -247,6 +247,8 @@ class Experiment(Settings):
     def _lookups_of_features(self) -> "Experiment":
         if isinstance(self.embedding, UnifiedEmbedding):
             with_ids = [f.name for f in self.features if f.is_id]
+            if not with_ids:
+                raise ValueError("embedding.kind is unified, but no feature is looked up: all are numbers without buckets")
             for name in self.embedding.feature_lookups:
                 if name not in with_ids:
                     raise ValueError(f"embedding.feature_lookups: no feature '{name}' is looked up. {nearest(name, with_ids)}")

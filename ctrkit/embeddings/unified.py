@@ -92,9 +92,7 @@ def hash_ids(ids: Tensor, coefficients: Tensor, rows: int) -> Tensor:
 class UnifiedTables(Tables):
     """Looks ids up in shared tables: ``KeyedJaggedTensor -> {group: [batch, look-ups of all id fields, width of one]}``."""
 
-    def __init__(
-        self, inputs: Inputs, groups: Sequence[Group], settings: UnifiedEmbedding, device: torch.device | str = "meta"
-    ) -> None:
+    def __init__(self, inputs: Inputs, groups: Sequence[Group], settings: UnifiedEmbedding, device: torch.device | str = "meta") -> None:
         fields = inputs.id_fields
         plan = plan_lookups(inputs, groups, settings)
         tables = [
