@@ -35,6 +35,7 @@ VERBS = [
     ["bench", "prepare"],
     ["bench", "training"],
     ["bench", "models"],
+    ["bench", "unified"],
 ]
 
 
