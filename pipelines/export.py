@@ -43,7 +43,7 @@ def export_run(run: str | Path, repo: str | Path, name: str | None = None) -> di
     dataset = Dataset.open(run / DATASET_FOLDER)
     result = read_result(run)
     dense_arch = rebuild(weights, inputs).eval()
-    stateless = experiment.embedding.model_copy(update={"optimizer": "sgd", "dim": weights["dim"]})
+    stateless = experiment.embedding.model_copy(update={"optimizer": "sgd"})
     with process_group() as worker:
         reloaded = distribute(CTRModel(deepcopy(dense_arch), stateless), stateless, worker, experiment.training.seed).model
         load_full_weights(reloaded, weights["tables"])

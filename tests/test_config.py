@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ctrkit.config import Experiment, expand_range, load_config, to_yaml
+from ctrkit.config import Experiment, UnifiedEmbedding, expand_range, load_config, to_yaml
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Buckets, Hash, Kind, Log1p, Standardise, Vocabulary
 
@@ -215,6 +215,44 @@ def test_override_errors(load: Any, override: str, expected: str) -> None:
 def test_several_findings_come_in_one_line(load: Any) -> None:
     said = message(load, SMALL + "trainig: {epochs: 3}\nsplt: {}\n")
     assert "'training'" in said and "'split'" in said
+
+
+# -- a unified embedding
+
+
+def test_a_unified_embedding_hashes_what_has_no_transform(load: Any) -> None:
+    text = SMALL.replace("[user, C1..C3], kind: categorical", "[user, C1..C3], kind: categorical, transform: {min_count: 2}", 1)
+    experiment = load(text, "embedding={kind: unified, rows: 100, dim: 4, lookups: 2, feature_lookups: {user: 3}}")
+    assert isinstance(experiment.embedding, UnifiedEmbedding) and experiment.embedding.width == 8
+    assert experiment.features[0].transform == Vocabulary(min_count=2)
+    assert isinstance(experiment.features[4].transform, Standardise)
+    assert experiment.features[-1].transform == Hash(buckets=2**31 - 1)
+    assert load(to_yaml(experiment)) == experiment
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("embedding={kind: unifed}", "embedding: Input tag 'unifed' found using 'kind' does not match any of the expected tags"),
+        ("embedding.kind=unified", "'embedding.rows' is required"),
+        ("embedding={kind: unified, rows: 1}", "embedding.rows: Input should be greater than or equal to 2"),
+        ("embedding={kind: unified, rows: 3000000000}", "embedding.rows: Input should be less than or equal to 2147483647"),
+        ("embedding={kind: unified, rows: 9, lookups: 0}", "embedding.lookups: "),
+        ("embedding={kind: unified, rows: 9, lokups: 2}", "unknown key 'embedding.lokups'. Did you mean 'lookups'?"),
+        ("embedding={kind: unified, rows: 9, feature_lookups: {user: 0}}", "embedding.feature_lookups.user: "),
+        ("embedding={kind: unified, rows: 9, feature_lookups: {usr: 2}}", "no feature 'usr' is looked up. Did you mean 'user'?"),
+        ("embedding={kind: unified, rows: 9, feature_lookups: {I1: 2}}", "no feature 'I1' is looked up"),
+        ("embedding={kind: unified, rows: 9, l2: 1, l2_rows: all}", "needs optimizer: adam"),
+        ("embedding.lookups=2", "unknown key 'embedding.lookups'"),
+    ],
+)
+def test_bad_unified_embeddings(load: Any, override: str, expected: str) -> None:
+    assert expected in message(load, SMALL, override)
+
+
+def test_a_unified_embedding_needs_a_feature_to_look_up(load: Any) -> None:
+    text = "name: a\ndata: {path: a.csv}\nlabel: y\nfeatures: [{name: x, kind: numeric}]\nembedding: {kind: unified, rows: 9}\n"
+    assert "no feature is looked up" in message(load, text)
 
 
 # -- files and environment

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ctrkit.selection": {"ctrkit.data"},
     "ctrkit.retrieval": {"ctrkit.models", "ctrkit.layers"},
     "ctrkit.training": {"ctrkit.models", "ctrkit.embeddings", "ctrkit.data"},
-    "ctrkit.export": {"ctrkit.models", "ctrkit.transforms", "ctrkit.bundle", "ctrkit.feeds", "ctrkit.data.batch"},
+    "ctrkit.export": {"ctrkit.models", "ctrkit.embeddings", "ctrkit.transforms", "ctrkit.bundle", "ctrkit.feeds", "ctrkit.data.batch"},
     "ctrkit.explain": {
         "ctrkit.training",
         "ctrkit.export",

@@ -1,5 +1,6 @@
-"""The sparse arch: one TorchRec table an id field and group."""
+"""The sparse arch: TorchRec tables, one an id field and group, or one for all fields (``ctrkit.embeddings.unified``)."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ _POOLING = {"mean": PoolingType.MEAN, "sum": PoolingType.SUM}
 
 @dataclass(frozen=True)
 class Group:
-    """One table an id field, of this width: ``Group("embedding", 16)``, ``Group("linear", 1)``."""
+    """Vectors of this width, one an id field: ``Group("embedding", 16)``, ``Group("linear", 1)``."""
 
     name: str
     dim: int
@@ -30,8 +31,43 @@ class Group:
         return -(-self.dim // WIDTH_UNIT) * WIDTH_UNIT
 
 
+@dataclass(frozen=True)
+class Table:
+    """One stored table.
+
+    Attributes:
+        group: whose vectors it holds.
+        owner: with the group's name, its own: a field, or what the fields share.
+        rows: padding included.
+        keys: of the ``KeyedJaggedTensor``, whose ids are looked up in it.
+        pooling: of a key's ids in a row.
+    """
+
+    group: Group
+    owner: str
+    rows: int
+    keys: tuple[str, ...]
+    pooling: PoolingType
+
+    @property
+    def name(self) -> str:
+        """Its name inside TorchRec."""
+        return table_name(self.group.name, self.owner)
+
+
+def own_tables(inputs: Inputs, groups: Sequence[Group]) -> list[Table]:
+    """A table of its own for every id field, in every group."""
+    bags = {field.pooling for field in inputs.id_fields if field.multi_valued}
+    one = PoolingType.MEAN if bags == {"mean"} else PoolingType.SUM
+    return [
+        Table(group, field.name, field.rows, (field.name,), _POOLING[field.pooling] if field.multi_valued else one)
+        for group in groups
+        for field in inputs.id_fields
+    ]
+
+
 class Tables(nn.Module):
-    """Looks ids up: ``KeyedJaggedTensor -> {group: [batch, id fields, dim]}``.
+    """Looks ids up: ``KeyedJaggedTensor -> {group: [batch, keys, dim]}``; with ``own_tables`` the keys are the id fields.
 
     A bag (multi-valued field) is pooled to its mean or sum; an empty bag is the zero vector. Padding (id 0) is never
     among the ids of a batch, so its row keeps the zeros it was made with.
@@ -41,45 +77,49 @@ class Tables(nn.Module):
     is the dense optimizer's work (``ctrkit.training.distributed``).
 
     Args:
+        groups: all of them, those that no table was made for because there are no id fields too.
         device: ``meta`` until the tables are sharded.
     """
 
-    def __init__(self, inputs: Inputs, groups: Sequence[Group], settings: Embedding, device: torch.device | str = "meta") -> None:
+    def __init__(self, tables: Sequence[Table], groups: Sequence[Group], settings: Embedding, device: torch.device | str = "meta") -> None:
         super().__init__()
-        self.fields = tuple(field.name for field in inputs.id_fields)
         self.groups = tuple(groups)
         self.init_std = settings.init_std
         self.touched_l2 = settings.l2 if settings.l2_rows == "touched" else 0.0
-        self.weight_names = {table_name(g.name, f): f"{g.name}/{f}" for g in groups for f in self.fields}
-        self.dims = {table_name(g.name, f): g.dim for g in groups for f in self.fields}
-        bags = {field.pooling for field in inputs.id_fields if field.multi_valued}
-        one = PoolingType.MEAN if bags == {"mean"} else PoolingType.SUM
+        self.weight_names = {table.name: f"{table.group.name}/{table.owner}" for table in tables}
+        self.dims = {table.name: table.group.dim for table in tables}
         self.configs = [
             EmbeddingBagConfig(
-                name=table_name(group.name, field.name),
-                embedding_dim=group.width,
-                num_embeddings=field.rows,
-                feature_names=[field.name],
-                pooling=_POOLING[field.pooling] if field.multi_valued else one,
+                name=table.name,
+                embedding_dim=table.group.width,
+                num_embeddings=table.rows,
+                feature_names=list(table.keys),
+                pooling=table.pooling,
                 init_fn=_leave,
             )
-            for group in groups
-            for field in inputs.id_fields
+            for table in tables
         ]
         self.collection = EmbeddingBagCollection(self.configs, device=torch.device(device))
-        shared = len(self.groups) > 1
-        self.keys = {g.name: [f"{f}@{table_name(g.name, f)}" if shared else f for f in self.fields] for g in self.groups}
+        uses = Counter(key for table in tables for key in table.keys)
+        self.keys = {
+            group.name: [f"{key}@{t.name}" if uses[key] > 1 else key for t in tables if t.group == group for key in t.keys]
+            for group in groups
+        }
 
     def forward(self, sparse: KeyedJaggedTensor) -> dict[str, Tensor]:
         rows = sparse.stride()
-        if not self.fields or not self.groups:
+        if not self.configs:
             return {group.name: torch.zeros(rows, 0, group.dim, device=sparse.device()) for group in self.groups}
-        pooled = self.collection(sparse)
-        embeddings = {g.name: _field_vectors(pooled, self.keys[g.name], g.width)[:, :, : g.dim] for g in self.groups}
+        embeddings = self.look_up(sparse)
         if self.touched_l2 and torch.is_grad_enabled():
             scale = self.touched_l2 / average_rows(rows, sparse.device())
             embeddings = {name: _add_decay(e, scale) for name, e in embeddings.items()}
         return embeddings
+
+    def look_up(self, sparse: KeyedJaggedTensor) -> dict[str, Tensor]:
+        """The pooled vectors of every group."""
+        pooled = self.collection(sparse)
+        return {g.name: _field_vectors(pooled, self.keys[g.name], g.width)[:, :, : g.dim] for g in self.groups}
 
 
 def _field_vectors(pooled: KeyedTensor, keys: list[str], width: int) -> Tensor:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ctrkit import schema
-from ctrkit.config import Embedding
+from ctrkit.config import Embedding, UnifiedEmbedding
 from ctrkit.data.batch import Batch
-from ctrkit.embeddings.tables import Group, Tables
+from ctrkit.embeddings.tables import Group, Tables, own_tables
+from ctrkit.embeddings.unified import UnifiedTables
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Inputs
 
@@ -50,6 +51,8 @@ class RankingModel(nn.Module):
         self.inputs = inputs
         self.dim = dim
         self.settings = settings
+        self.join: nn.Module = nn.Identity()
+        """Of what the tables give, ``forward``'s vectors: more than the identity for a unified embedding."""
 
     def groups(self, dim: int) -> tuple[Group, ...]:
         """The table groups ``forward`` reads."""
@@ -98,13 +101,17 @@ class CTRModel(nn.Module):
 
     def __init__(self, dense_arch: RankingModel, settings: Embedding, precision: str = "fp32") -> None:
         super().__init__()
-        self.tables = Tables(dense_arch.inputs, dense_arch.groups(settings.dim), settings)
+        inputs, groups = dense_arch.inputs, dense_arch.groups(settings.width)
+        if isinstance(settings, UnifiedEmbedding):
+            self.tables: Tables = UnifiedTables(inputs, groups, settings)
+        else:
+            self.tables = Tables(own_tables(inputs, groups), groups, settings)
         self.dense_arch = dense_arch
         self.precision = precision
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``[batch]``, float32."""
-        embeddings = self.tables(batch.sparse)
+        embeddings = self.dense_arch.join(self.tables(batch.sparse))
         device = batch.dense.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.training and use_bfloat16(self.precision, device)):
             return self.dense_arch(embeddings, batch.dense).float()

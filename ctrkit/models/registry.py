@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 import ctrkit.models
-from ctrkit.config import AutoDis, Numeric, explain
+from ctrkit.config import AnyEmbedding, AutoDis, Embedding, Numeric, UnifiedEmbedding, explain
+from ctrkit.embeddings.unified import JoinLookups, plan_lookups
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.layers import numeric as numeric_layers
 from ctrkit.models.base import RankingModel
@@ -84,10 +85,18 @@ def build(name: str, inputs: Inputs, dim: int, settings: dict[str, Any], numeric
     return dense_arch
 
 
+def build_for(embedding: Embedding, name: str, inputs: Inputs, settings: dict[str, Any]) -> RankingModel:
+    """``build`` with the width of vectors, the treatment of numbers and the look-ups that ``embedding`` says."""
+    dense_arch = build(name, inputs, embedding.width, settings, embedding.numeric)
+    if isinstance(embedding, UnifiedEmbedding):
+        dense_arch.join = JoinLookups(plan_lookups(inputs, dense_arch.groups(embedding.width), embedding))
+    return dense_arch
+
+
 def rebuild(weights: Mapping[str, Any], inputs: Inputs) -> RankingModel:
     """The trained dense arch from a run's weights, see ``ctrkit.training.run.load_run``."""
-    numeric = TypeAdapter[Numeric](Numeric).validate_python(weights["numeric"])
-    dense_arch = build(weights["model"], inputs, weights["dim"], weights["settings"], numeric)
+    embedding = TypeAdapter[AnyEmbedding](AnyEmbedding).validate_python(weights["embedding"])
+    dense_arch = build_for(embedding, weights["model"], inputs, weights["settings"])
     dense_arch.load_state_dict(weights["dense_arch"])
     return dense_arch
 

@@ -283,6 +283,7 @@ def _plan(model: CTRModel, fused: bool, worker: Worker, batch_size: int, shardin
         constraints={
             c.name: ParameterConstraints(
                 sharding_types=list(sharding),
+                pooling_factors=[1.0] * len(c.feature_names),
                 compute_kernels=[EmbeddingComputeKernel.FUSED.value],
                 min_partition=-(-c.embedding_dim // worker.world // WIDTH_UNIT) * WIDTH_UNIT,
             )
@@ -298,7 +299,7 @@ def _plan(model: CTRModel, fused: bool, worker: Worker, batch_size: int, shardin
         raise CtrkitError(
             f"the tables ({need / 1e9:.1f} GB of weights, and their optimizer's state) do not fit {worker.world} process(es) "
             f"with {available / 1e9:.1f} GB in all",
-            "Lower embedding.dim or the features' max_size or buckets, use a fused optimizer, or start more processes with torchrun",
+            "Lower embedding.dim and embedding.rows or the features' max_size or buckets, use a fused optimizer, or start more processes with torchrun",
         ) from error
     if not fused:
         _set_dense(plan)

@@ -115,7 +115,7 @@ def load_run(run_dir: Path) -> tuple[Experiment, Inputs, dict[str, Any]]:
     """A finished run: its experiment, the model's inputs and the best weights (on CPU).
 
     The weights are ``{"dense_arch": state_dict, "tables": {"<group>/<field>": Tensor [rows, dim]}, "model": name, "settings": {...},
-    "dim": int, "numeric": {...}}``.
+    "embedding": {...}}``; the table that a unified embedding shares is ``<group>/shared``.
 
     Raises:
         CtrkitError: no such run, or it has not finished.
@@ -177,11 +177,11 @@ def check_same_training(run_dir: Path, experiment: Experiment, dataset: Dataset)
     """
     before = _fixed(read_experiment(run_dir))
     now = _fixed(experiment)
-    changed = [key for key in before if before[key] != now[key]]
+    changed = [key for key in before if before[key] != now.get(key)]
     if changed:
         raise CtrkitError(
             f"the run '{run_dir}' cannot be resumed with another {', '.join(changed)} "
-            + "; ".join(f"({key}: {before[key]} before, {now[key]} now)" for key in changed),
+            + "; ".join(f"({key}: {before[key]} before, {now.get(key)} now)" for key in changed),
             "Set it back, or train anew without --resume",
         )
     if Dataset.open(run_dir / DATASET_FOLDER).fingerprint != dataset.fingerprint:
@@ -189,14 +189,11 @@ def check_same_training(run_dir: Path, experiment: Experiment, dataset: Dataset)
 
 
 def _fixed(experiment: Experiment) -> dict[str, Any]:
-    training, embedding = experiment.training, experiment.embedding
+    training = experiment.training
+    embedding = experiment.embedding.model_dump(exclude={"learning_rate", "init_std"})
     return {
         "model": {"name": experiment.model.name, **experiment.model.settings},
-        "embedding.dim": embedding.dim,
-        "embedding.numeric": embedding.numeric.model_dump(),
-        "embedding.optimizer": embedding.optimizer,
-        "embedding.l2": embedding.l2,
-        "embedding.l2_rows": embedding.l2_rows,
+        **{f"embedding.{key}": value for key, value in embedding.items()},
         "training.optimizer": training.optimizer,
         "training.weight_decay": training.weight_decay,
         "training.batch_size": training.batch_size,

@@ -28,7 +28,7 @@ from ctrkit.data.dataset import Dataset
 from ctrkit.data.loader import Loader
 from ctrkit.errors import CtrkitError
 from ctrkit.models.base import CTRModel, RankingModel
-from ctrkit.models.registry import build
+from ctrkit.models.registry import build_for
 from ctrkit.training import schedule
 from ctrkit.training.checkpoint import Checkpoints
 from ctrkit.training.distributed import Worker, distribute, gather_full_weights, load_full_weights, mean_loss, process_group
@@ -96,8 +96,7 @@ def train(
 
 
 def _build(experiment: Experiment, dataset: Dataset) -> RankingModel:
-    model, embedding = experiment.model, experiment.embedding
-    return build(model.name, dataset.inputs, embedding.dim, model.settings, embedding.numeric)
+    return build_for(experiment.embedding, experiment.model.name, dataset.inputs, experiment.model.settings)
 
 
 def _check(experiment: Experiment, dataset: Dataset) -> None:
@@ -359,8 +358,7 @@ class _Trainer:
             "tables": gather_full_weights(self.model),
             "model": self.experiment.model.name,
             "settings": self.experiment.model.settings,
-            "dim": self.experiment.embedding.dim,
-            "numeric": self.experiment.embedding.numeric.model_dump(),
+            "embedding": self.experiment.embedding.model_dump(mode="json"),
         }
 
     def _load_weights(self, weights: dict[str, Any]) -> None:

@@ -36,6 +36,7 @@ VERBS = [
     ["bench", "prepare"],
     ["bench", "training"],
     ["bench", "models"],
+    ["bench", "unified"],
 ]
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, multiprocessing
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchrec import KeyedJaggedTensor
 
-from ctrkit.config import Embedding
+from ctrkit.config import Embedding, UnifiedEmbedding
 from ctrkit.data.batch import Batch
 from ctrkit.models.base import CTRModel
-from ctrkit.models.registry import build
+from ctrkit.models.registry import build_for
 from ctrkit.schema import IdField, Inputs
 from ctrkit.training.distributed import Distributed, Worker, distribute, gather_full_weights, load_full_weights, mean_loss, process_group
 
@@ -37,6 +37,7 @@ CASES = [
     ("table_wise", Embedding(dim=8, optimizer="sgd", learning_rate=1.0)),
     ("column_wise", Embedding(dim=8, optimizer="adam", l2=1e-3, l2_rows="all")),
     ("table_wise", Embedding(dim=8, optimizer="adam", l2=1e-3)),
+    ("column_wise", UnifiedEmbedding(rows=64, dim=8, lookups=2, feature_lookups={"user": 3}, l2=1e-3)),
 ]
 
 
@@ -71,7 +72,7 @@ def share(rows: list[Any], worker: Worker) -> list[Any]:
 
 def make(settings: Embedding, worker: Worker, sharding: str) -> tuple[Distributed, torch.optim.Optimizer]:
     torch.manual_seed(5)
-    dense_arch = build("deepfm", INPUTS, settings.dim, {"hidden": [16]})
+    dense_arch = build_for(settings, "deepfm", INPUTS, {"hidden": [16]})
     distributed = distribute(CTRModel(dense_arch, settings), settings, worker, seed=1, sharding=[sharding])
     return distributed, torch.optim.SGD(dense_arch.parameters(), lr=0.1)
 
@@ -134,7 +135,7 @@ def two(one_process: list[tuple[dict[str, Tensor], dict[str, Tensor]]], tmp_path
     return torch.load(folder / "two.pt")
 
 
-@pytest.mark.parametrize("case", range(len(CASES)), ids=[f"{s}-{e.optimizer}-{e.l2_rows}" for s, e in CASES])
+@pytest.mark.parametrize("case", range(len(CASES)), ids=[f"{e.kind}-{s}-{e.optimizer}-{e.l2_rows}" for s, e in CASES])
 def test_two_processes_train_what_one_does(case: int, one_process: list[Any], two: dict[str, Any]) -> None:
     for one, other in zip(one_process[case], two["results"][case], strict=True):
         assert one.keys() == other.keys()

@@ -1,0 +1,136 @@
+"""Look-ups in plain tensors: TorchRec's collections and ``nn.EmbeddingBag`` would each export as a Loop over bags.
+
+The single-valued fields of a group are one Gather, a ragged bag is a Gather and a segment sum.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ctrkit.embeddings.unified import SHARED, Lookups, hash_coefficients, hash_ids
+from ctrkit.schema import PADDING_ID, IdField, Inputs
+
+
+class Bag:
+    """The ids of a multi-valued field and the row each belongs to.
+
+    Args:
+        ids: int64 ``[total]``, 0 for a dropped value.
+        lengths: int64 ``[rows]``.
+    """
+
+    def __init__(self, field: IdField, ids: Tensor, lengths: Tensor) -> None:
+        self.field = field
+        self.ids = ids
+        self.rows = lengths.shape[0]
+        self.row_of = _row_of_value(lengths, ids.shape[0])
+
+    def pool(self, vectors: Tensor) -> Tensor:
+        """Sum or mean over each row's ids but padding, whose vectors are zero: ``[total, width] -> [rows, width]``."""
+        total = vectors.new_zeros(self.rows, vectors.shape[1]).index_add(0, self.row_of, vectors)
+        if self.field.pooling == "sum":
+            return total
+        kept = (self.ids != PADDING_ID).to(vectors.dtype)
+        count = kept.new_zeros(self.rows).index_add(0, self.row_of, kept)
+        return total / count.clamp(min=1).unsqueeze(1)
+
+
+class OwnLookup(nn.Module):
+    """Tables of their own become one buffer a group, with an offset a field.
+
+    Args:
+        tables: full weights, ``"<group>/<field>" -> [rows, dim]``.
+    """
+
+    order: Tensor
+    offsets: Tensor
+
+    def __init__(self, inputs: Inputs, tables: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        single, multi = by_kind(inputs)
+        stored = single + multi
+        self.starts = {field.name: sum(before.rows for before in stored[:i]) for i, field in enumerate(stored)}
+        self.register_buffer("offsets", torch.tensor([self.starts[f.name] for f in single], dtype=torch.int64))
+        self.register_buffer("order", torch.tensor([stored.index(f) for f in inputs.id_fields], dtype=torch.int64))
+        self.groups = list(dict.fromkeys(key.partition("/")[0] for key in tables))
+        for group in self.groups:
+            table = torch.cat([tables[f"{group}/{f.name}"] for f in stored])
+            table[[self.starts[f.name] + PADDING_ID for f in multi]] = 0
+            self.register_buffer(f"table_{group}", table)
+
+    def forward(self, ids: Sequence[Tensor], bags: Sequence[Bag]) -> dict[str, Tensor]:
+        """Ids of the single-valued fields, each ``[rows]``, and bags -> group -> ``[rows, id fields, dim]``."""
+        flat = torch.stack(list(ids), dim=1) + self.offsets if ids else None
+        embeddings = {}
+        for group in self.groups:
+            table = getattr(self, f"table_{group}")
+            parts = [functional.embedding(flat, table)] if flat is not None else []
+            parts += [bag.pool(functional.embedding(bag.ids + self.starts[bag.field.name], table)).unsqueeze(1) for bag in bags]
+            embeddings[group] = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1).index_select(1, self.order)
+        return embeddings
+
+
+class SharedLookup(nn.Module):
+    """The shared tables of a unified embedding, and its hashes.
+
+    Args:
+        plan: what each group looks up.
+        tables: full weights, ``"<group>/shared" -> [rows, dim]``.
+    """
+
+    def __init__(self, inputs: Inputs, plan: Sequence[Lookups], tables: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.groups = nn.ModuleDict({p.group.name: _SharedGroup(inputs, p, tables[f"{p.group.name}/{SHARED}"]) for p in plan})
+
+    def forward(self, ids: Sequence[Tensor], bags: Sequence[Bag]) -> dict[str, Tensor]:
+        """Ids of the single-valued fields, each ``[rows]``, and bags -> group -> ``[rows, look-ups of all id fields, width of one]``."""
+        stacked = torch.stack(list(ids), dim=1) if ids else None
+        return {name: group(stacked, bags) for name, group in self.groups.items()}
+
+
+class _SharedGroup(nn.Module):
+    """One shared table: a Gather for the look-ups of all single-valued fields, and one for those of each bag."""
+
+    table: Tensor
+    owner: Tensor
+    salts: Tensor
+    order: Tensor
+
+    def __init__(self, inputs: Inputs, lookups: Lookups, table: Tensor) -> None:
+        super().__init__()
+        single, multi = by_kind(inputs)
+        counts = dict(zip(inputs.id_fields, lookups.counts, strict=True))
+        stored = [(field, k) for field in single + multi for k in range(counts[field])]
+        self.counts = [counts[field] for field in multi]
+        self.register_buffer("table", torch.cat([torch.zeros_like(table[:1]), table[1:]]))
+        self.register_buffer("owner", torch.tensor([i for i, field in enumerate(single) for _ in range(counts[field])], dtype=torch.int64))
+        self.register_buffer("salts", torch.tensor([hash_coefficients(field.name, k) for field, k in stored]).T.contiguous())
+        wanted = [(field, k) for field in inputs.id_fields for k in range(counts[field])]
+        self.register_buffer("order", torch.tensor([stored.index(lookup) for lookup in wanted]))
+
+    def forward(self, ids: Tensor | None, bags: Sequence[Bag]) -> Tensor:
+        salts = self.salts.split([len(self.owner), *self.counts], dim=1)
+        parts = []
+        if ids is not None:
+            parts.append(functional.embedding(hash_ids(ids.index_select(1, self.owner), salts[0], len(self.table)), self.table))
+        for bag, mine in zip(bags, salts[1:], strict=True):
+            vectors = functional.embedding(hash_ids(bag.ids.unsqueeze(1), mine.unsqueeze(1), len(self.table)), self.table)
+            parts.append(bag.pool(vectors.flatten(1)).unflatten(1, (vectors.shape[1], vectors.shape[2])))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1).index_select(1, self.order)
+
+
+def by_kind(inputs: Inputs) -> tuple[list[IdField], list[IdField]]:
+    """Single-valued and multi-valued fields, in the order of the twin's inputs."""
+    return [f for f in inputs.id_fields if not f.multi_valued], [f for f in inputs.id_fields if f.multi_valued]
+
+
+def _row_of_value(lengths: Tensor, total: int) -> Tensor:
+    """The row of each of a bag's values: [2, 0, 1] -> [0, 0, 2].
+
+    Counts the rows that start at or before a value; rows of no values start where the next one does.
+    """
+    starts = lengths.cumsum(0) - lengths
+    started = lengths.new_zeros(total + 1).index_add(0, starts, torch.ones_like(starts))
+    return started.cumsum(0)[:total] - 1
