@@ -67,7 +67,7 @@ def contributions(model: RankingModel, rows: Lookups, baseline: Baseline, steps:
     """Every field's contribution to every row's logit.
 
     Args:
-        steps: points of the integral (Gauss-Legendre) a row.
+        steps: points of the integral (Gauss-Legendre) a row. The gap shrinks slowly where the logit turns sharply (ReLU, layer norm).
     """
     parts = [_contributions(model, part, baseline, steps) for part in rows.split(max(1, _POINTS_AT_A_TIME // steps))]
     values, logits = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
