@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 
@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ctrkit.errors import CtrkitError, nearest
-from ctrkit.schema import Feature, Settings
+from ctrkit.schema import Feature, Kind, Settings
 
 
 class FileLayout(Settings):
@@ -203,6 +203,13 @@ class Experiment(Settings):
             return {**data, "features": expand_features(data["features"])}
         return data
 
+    @field_validator("features")
+    @classmethod
+    def _histories(cls, features: tuple[Feature, ...]) -> tuple[Feature, ...]:
+        """Gives every sequence the dtype and transform of the feature it is a history of."""
+        known = {f.name: f for f in features if f.kind is Kind.CATEGORICAL}
+        return tuple(f if f.of is None else _history(f, known) for f in features)
+
     @model_validator(mode="after")
     def _names_once(self) -> "Experiment":
         names = [f.name for f in self.features]
@@ -210,6 +217,18 @@ class Experiment(Settings):
         if twice:
             raise ValueError(f"feature named twice: {', '.join(twice)}")
         return self
+
+
+def _history(sequence: Feature, categorical: Mapping[str, Feature]) -> Feature:
+    target = categorical.get(cast(str, sequence.of))
+    if target is None:
+        raise ValueError(
+            f"sequence '{sequence.name}' is of '{sequence.of}', which is no categorical feature. {nearest(str(sequence.of), list(categorical))}"
+        )
+    for key in ("dtype", "transform"):
+        if key in sequence.model_fields_set and getattr(sequence, key) != getattr(target, key):
+            raise ValueError(f"sequence '{sequence.name}' has the {key} of '{target.name}': leave its own out")
+    return sequence.model_copy(update={"dtype": target.dtype, "transform": target.transform})
 
 
 def expand_range(name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The sparse arch: one TorchRec table an id field and group."""
+"""The sparse arch: one TorchRec table an id field and group; a sequence is looked up in the table of the field it is a history of."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,9 +7,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, KeyedTensor, PoolingType
+from torchrec.modules.embedding_modules import get_embedding_names_by_table
 
 from ctrkit.config import Embedding
-from ctrkit.schema import Inputs
+from ctrkit.schema import PADDING_ID, IdField, Inputs
 
 WIDTH_UNIT = 4
 """FBGEMM's kernels take widths that are multiples of it; a narrower group is padded with columns nobody reads."""
@@ -19,10 +20,15 @@ _POOLING = {"mean": PoolingType.MEAN, "sum": PoolingType.SUM}
 
 @dataclass(frozen=True)
 class Group:
-    """One table an id field, of this width: ``Group("embedding", 16)``, ``Group("linear", 1)``."""
+    """One table an id field, of this width: ``Group("embedding", 16)``, ``Group("linear", 1)``.
+
+    Attributes:
+        unpooled: whether the model wants a vector for each place of a sequence, not their mean.
+    """
 
     name: str
     dim: int
+    unpooled: bool = False
 
     @property
     def width(self) -> int:
@@ -36,6 +42,12 @@ class Tables(nn.Module):
     A bag (multi-valued field) is pooled to its mean or sum; an empty bag is the zero vector. Padding (id 0) is never
     among the ids of a batch, so its row keeps the zeros it was made with.
 
+    An unpooled group leaves sequences out of that tensor and gives each its own, ``<group>/<field>`` ``[batch, length, dim]``: the most
+    recent last, zeros in front of a shorter history; and ``mask/<field>`` ``[batch, length]`` says where there is an id. For TorchRec
+    each place of a sequence is a bag of one or none, a feature of its own with the target's table: one collection, so one table, which
+    any plan may shard and whose fused optimizer adds up the gradients of all its uses. (A table of an ``EmbeddingCollection``, which
+    does not pool, cannot be one of an ``EmbeddingBagCollection``.)
+
     With ``l2_rows: touched`` the penalty ``l2 / 2`` x the mean over the batch of ``||looked-up embeddings||^2`` is added to the
     gradient here rather than in the optimizer: FBGEMM's CPU kernels know weight decay for row-wise Adagrad only. ``l2_rows: all``
     is the dense optimizer's work (``ctrkit.training.distributed``).
@@ -46,40 +58,88 @@ class Tables(nn.Module):
 
     def __init__(self, inputs: Inputs, groups: Sequence[Group], settings: Embedding, device: torch.device | str = "meta") -> None:
         super().__init__()
-        self.fields = tuple(field.name for field in inputs.id_fields)
+        self.inputs = inputs
         self.groups = tuple(groups)
         self.init_std = settings.init_std
         self.touched_l2 = settings.l2 if settings.l2_rows == "touched" else 0.0
-        self.weight_names = {table_name(g.name, f): f"{g.name}/{f}" for g in groups for f in self.fields}
-        self.dims = {table_name(g.name, f): g.dim for g in groups for f in self.fields}
+        self.weight_names = {table_name(g.name, f.name): f"{g.name}/{f.name}" for g in groups for f in inputs.tables}
+        self.dims = {table_name(g.name, f.name): g.dim for g in groups for f in inputs.tables}
+        self.unpooled = inputs.sequences if any(group.unpooled for group in groups) else ()
         bags = {field.pooling for field in inputs.id_fields if field.multi_valued}
         one = PoolingType.MEAN if bags == {"mean"} else PoolingType.SUM
+        histories = {sequence.of: PoolingType.MEAN for sequence in inputs.sequences}
         self.configs = [
             EmbeddingBagConfig(
                 name=table_name(group.name, field.name),
                 embedding_dim=group.width,
                 num_embeddings=field.rows,
-                feature_names=[field.name],
-                pooling=_POOLING[field.pooling] if field.multi_valued else one,
+                feature_names=[field.name, *(key for s in inputs.sequences if s.of == field.name for key in _keys(s, group))],
+                pooling=_POOLING[field.pooling] if field.multi_valued else histories.get(field.name, one),
                 init_fn=_leave,
             )
             for group in groups
-            for field in inputs.id_fields
+            for field in inputs.tables
         ]
         self.collection = EmbeddingBagCollection(self.configs, device=torch.device(device))
-        shared = len(self.groups) > 1
-        self.keys = {g.name: [f"{f}@{table_name(g.name, f)}" if shared else f for f in self.fields] for g in self.groups}
+        self.unpooled = inputs.sequences if any(group.unpooled for group in groups) else ()
+        self.columns = _output_columns(inputs, self.groups, self.configs)
 
     def forward(self, sparse: KeyedJaggedTensor) -> dict[str, Tensor]:
         rows = sparse.stride()
-        if not self.fields or not self.groups:
+        if not self.inputs.id_fields or not self.groups:
             return {group.name: torch.zeros(rows, 0, group.dim, device=sparse.device()) for group in self.groups}
-        pooled = self.collection(sparse)
-        embeddings = {g.name: _field_vectors(pooled, self.keys[g.name], g.width)[:, :, : g.dim] for g in self.groups}
+        places = {sequence.name: _places(sparse, sequence) for sequence in self.unpooled}
+        pooled = self.collection(_with_places(sparse, places))
+        embeddings = {name: _field_vectors(pooled, keys, group.width)[:, :, : group.dim] for name, (group, keys) in self.columns.items()}
         if self.touched_l2 and torch.is_grad_enabled():
             scale = self.touched_l2 / average_rows(rows, sparse.device())
             embeddings = {name: _add_decay(e, scale) for name, e in embeddings.items()}
-        return embeddings
+        return embeddings | {f"mask/{name}": ids != PADDING_ID for name, ids in places.items()}
+
+
+def _keys(sequence: IdField, group: Group) -> list[str]:
+    """TorchRec's names of the sequence's features in a group: itself, or each of its places."""
+    return [f"{sequence.name}:{place}" for place in range(sequence.length or 0)] if group.unpooled else [sequence.name]
+
+
+def _output_columns(inputs: Inputs, groups: Sequence[Group], configs: Sequence[EmbeddingBagConfig]) -> dict[str, tuple[Group, list[str]]]:
+    """What ``Tables`` gives: name -> group and the collection's output keys, one a field or one a place."""
+    names = get_embedding_names_by_table(list(configs))
+    key = {(c.name, f): name for c, row in zip(configs, names, strict=True) for f, name in zip(c.feature_names, row, strict=True)}
+    columns = {}
+    for group in groups:
+        fields = [f for f in inputs.id_fields if f.of is None or not group.unpooled]
+        columns[group.name] = group, [key[table_name(group.name, f.table), f.name] for f in fields]
+        if group.unpooled:
+            for s in inputs.sequences:
+                columns[f"{group.name}/{s.name}"] = group, [key[table_name(group.name, s.table), place] for place in _keys(s, group)]
+    return columns
+
+
+def _places(sparse: KeyedJaggedTensor, sequence: IdField) -> Tensor:
+    """A sequence's ids by place, ``[batch, length]``: the most recent last, padding in front of a shorter history."""
+    history = sparse[sequence.name]
+    length = sequence.length or 0
+    from_end = torch.arange(-length, 0, device=sparse.device())
+    present = -from_end <= history.lengths().unsqueeze(1)
+    index = history.offsets()[1:].unsqueeze(1) + from_end
+    ids = torch.full(index.shape, PADDING_ID, dtype=history.values().dtype, device=sparse.device())
+    ids[present] = history.values()[index[present]]
+    return ids
+
+
+def _with_places(sparse: KeyedJaggedTensor, places: dict[str, Tensor]) -> KeyedJaggedTensor:
+    """The batch with a feature for each place of the sequences: a bag of its id, or of none."""
+    if not places:
+        return sparse
+    by_place = torch.cat([ids.t() for ids in places.values()])
+    present = by_place != PADDING_ID
+    return KeyedJaggedTensor(
+        keys=[*sparse.keys(), *(f"{name}:{place}" for name, ids in places.items() for place in range(ids.shape[1]))],
+        values=torch.cat([sparse.values(), by_place[present]]),
+        lengths=torch.cat([sparse.lengths(), present.flatten().to(sparse.lengths().dtype)]),
+        stride=sparse.stride(),
+    )
 
 
 def _field_vectors(pooled: KeyedTensor, keys: list[str], width: int) -> Tensor:

@@ -1,10 +1,11 @@
 """The serving twin: the trained model in plain tensors, ids in, probability out.
 
 Tables become one buffer a group with an offset a field, so that all single-valued fields are one Gather; ragged bags
-are a Gather and a segment sum. TorchRec's collections and ``nn.EmbeddingBag`` would each export as a Loop over bags.
+are a Gather and a segment sum, an unpooled sequence is laid out by place and gathered. TorchRec's collections and
+``nn.EmbeddingBag`` would each export as a Loop over bags.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,25 +19,30 @@ class Twin(nn.Module):
 
     Args:
         inputs: the model's fields.
-        tables: full weights, ``"<group>/<field>" -> [rows, dim]``.
+        tables: full weights, ``"<group>/<field>" -> [rows, dim]``; a sequence's are those of the field it is a history of.
         dense_arch: the trained dense arch, reused unchanged: ``(embeddings, dense) -> logits [batch]``.
+        unpooled: the groups whose sequences are not pooled.
     """
 
     order: Tensor
+    order_without_sequences: Tensor
     offsets: Tensor
 
-    def __init__(self, inputs: Inputs, tables: Mapping[str, Tensor], dense_arch: nn.Module) -> None:
+    def __init__(self, inputs: Inputs, tables: Mapping[str, Tensor], dense_arch: nn.Module, unpooled: Collection[str] = ()) -> None:
         super().__init__()
         self.inputs = inputs
         self.dense_arch = dense_arch
+        self.unpooled = unpooled
         self.single = [field for field in inputs.id_fields if not field.multi_valued]
         self.multi = [field for field in inputs.id_fields if field.multi_valued]
-        stored = self.single + self.multi
-        self.starts: dict[str, int] = {}
-        for field, start in zip(stored, _starts(stored), strict=True):
-            self.starts[field.name] = start
+        stored = [field for field in self.single + self.multi if field.of is None]
+        starts = dict(zip((f.name for f in stored), _starts(stored), strict=True))
+        self.starts = {field.name: starts[field.table] for field in inputs.id_fields}
+        looked_up = self.single + self.multi
+        without = [field for field in looked_up if field.of is None]
         self.register_buffer("offsets", torch.tensor([self.starts[f.name] for f in self.single], dtype=torch.int64))
-        self.register_buffer("order", torch.tensor([stored.index(f) for f in inputs.id_fields], dtype=torch.int64))
+        self.register_buffer("order", _order(looked_up, inputs))
+        self.register_buffer("order_without_sequences", _order(without, inputs))
         self.groups = list(dict.fromkeys(key.partition("/")[0] for key in tables))
         for group in self.groups:
             table = torch.cat([tables[f"{group}/{f.name}"] for f in stored])
@@ -66,17 +72,25 @@ class Twin(nn.Module):
 
         flat = torch.stack(ids, dim=1) + self.offsets if ids else None
         ragged = [_Bag(f, values, lengths, self.starts[f.name]) for f, values, lengths in bags]
-        embeddings = {group: self._embed(getattr(self, f"table_{group}"), flat, ragged) for group in self.groups}
+        places = [_Places(f, values, lengths, self.starts[f.name]) for f, values, lengths in bags if f.of and self.unpooled]
+        embeddings: dict[str, Tensor] = {f"mask/{p.field.name}": p.ids != PADDING_ID for p in places}
+        for group in self.groups:
+            table = getattr(self, f"table_{group}")
+            if group in self.unpooled:
+                embeddings[group] = self._embed(table, flat, [bag for bag in ragged if not bag.field.of], self.order_without_sequences)
+                embeddings |= {f"{group}/{p.field.name}": functional.embedding(p.ids + p.start, table) for p in places}
+            else:
+                embeddings[group] = self._embed(table, flat, ragged, self.order)
         dense = torch.stack(numbers, dim=1) if numbers else torch.zeros(rows, 0)
         return torch.sigmoid(self.dense_arch(embeddings, dense))
 
-    def _embed(self, table: Tensor, ids: Tensor | None, bags: list["_Bag"]) -> Tensor:
+    def _embed(self, table: Tensor, ids: Tensor | None, bags: list["_Bag"], order: Tensor) -> Tensor:
         """``[rows, id fields, dim]`` in the order of ``inputs.id_fields``."""
         parts = [functional.embedding(ids, table)] if ids is not None else []
         parts += [bag.pool(table).unsqueeze(1) for bag in bags]
         if len(parts) == 1:
             return parts[0]
-        return torch.cat(parts, dim=1).index_select(1, self.order)
+        return torch.cat(parts, dim=1).index_select(1, order)
 
 
 class _Bag:
@@ -98,6 +112,28 @@ class _Bag:
         kept = (self.ids != PADDING_ID).to(vectors.dtype)
         count = kept.new_zeros(self.rows).index_add(0, self.row_of, kept)
         return total / count.clamp(min=1).unsqueeze(1)
+
+
+class _Places:
+    """A sequence's ids by place, ``[rows, length]``: the most recent last, padding in front of a shorter history.
+
+    Dropped values, whose id is 0, lie anywhere among the others: a kept one's place is counted in kept ones from its row's end.
+    """
+
+    def __init__(self, field: IdField, ids: Tensor, lengths: Tensor, start: int) -> None:
+        self.field = field
+        self.start = start
+        length, rows = field.length or 0, lengths.shape[0]
+        row_of = _row_of_value(lengths, ids.shape[0])
+        kept = (ids != PADDING_ID).to(torch.int64)
+        through = lengths.new_zeros(rows).index_add(0, row_of, kept).cumsum(0)
+        place = (length - 1 - (through.index_select(0, row_of) - kept.cumsum(0))).clamp(min=0)
+        self.ids = ids.new_zeros(rows * length).index_add(0, row_of * length + place, ids).view(rows, length)
+
+
+def _order(looked_up: list[IdField], inputs: Inputs) -> Tensor:
+    """Where each of the inputs' id fields lies among those looked up; one that is not among them is left out."""
+    return torch.tensor([looked_up.index(field) for field in inputs.id_fields if field in looked_up], dtype=torch.int64)
 
 
 def _row_of_value(lengths: Tensor, total: int) -> Tensor:

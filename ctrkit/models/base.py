@@ -39,13 +39,30 @@ class RankingModel(nn.Module):
     def forward(self, embeddings: dict[str, Tensor], dense: Tensor) -> Tensor:
         """
         Args:
-            embeddings: group name -> ``[batch, id fields, group's dim]``.
+            embeddings: group name -> ``[batch, id fields, group's dim]``. An unpooled group's sequences are not among these fields:
+                theirs are ``<group>/<field>`` -> ``[batch, length, dim]``, the most recent last, and ``mask/<field>`` ->
+                ``[batch, length]``, whether there is anything at a place.
             dense: ``[batch, numeric fields]``, NaN is missing.
 
         Returns:
             logits ``[batch]``.
         """
         raise NotImplementedError
+
+
+def with_sequences(model: str, inputs: Inputs) -> tuple[Inputs, tuple[int, ...]]:
+    """The inputs without the sequences, and each sequence's target: the place of its ``of`` field among those inputs.
+
+    Raises:
+        CtrkitError: there is no sequence.
+    """
+    if not inputs.sequences:
+        raise CtrkitError(
+            f"model '{model}' attends to the history of a field, and there is none among the features",
+            "List a feature such as {name: recent_items, kind: sequence, of: item_id}",
+        )
+    fields = [field.name for field in inputs.tables]
+    return inputs.model_copy(update={"id_fields": inputs.tables}), tuple(fields.index(s.table) for s in inputs.sequences)
 
 
 def at_least_two_fields(model: str, inputs: Inputs) -> int:
