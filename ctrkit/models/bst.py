@@ -64,11 +64,15 @@ class BST(RankingModel):
 
 
 class Transformer(nn.Module):
-    """``(target [batch, dim], history [batch, length, dim], mask [batch, length])`` -> ``[batch, (length + 1) 2 dim]``."""
+    """``(target [batch, dim], history [batch, length, dim], mask [batch, length])`` -> ``[batch, (length + 1) 2 dim]``.
+
+    Positions start as vectors of about length 1: as small as the tables' rows, it takes attention several times as many steps to find
+    that it can tell a behaviour like the target from the target itself by them.
+    """
 
     def __init__(self, length: int, dim: int, layers: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.position = nn.Parameter(torch.randn(length + 1, dim) * 0.01)
+        self.position = nn.Parameter(torch.randn(length + 1, dim) * dim**-0.5)
         self.layers = nn.ModuleList(TransformerLayer(2 * dim, heads, dropout) for _ in range(layers))
 
     def forward(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
