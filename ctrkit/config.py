@@ -205,10 +205,20 @@ class Experiment(Settings):
 
     @field_validator("features")
     @classmethod
-    def _histories(cls, features: tuple[Feature, ...]) -> tuple[Feature, ...]:
+    def _sequences(cls, features: tuple[Feature, ...]) -> tuple[Feature, ...]:
         """Gives every sequence the dtype and transform of the feature it is a history of."""
         known = {f.name: f for f in features if f.kind is Kind.CATEGORICAL}
-        return tuple(f if f.of is None else _history(f, known) for f in features)
+        return tuple(f if f.of is None else _of_target(f, known) for f in features)
+
+    @model_validator(mode="after")
+    def _histories_end_before_the_test(self) -> "Experiment":
+        """A history holds what happened in rows before, so training rows must be the earlier ones."""
+        made = [f.name for f in self.features if f.history is not None]
+        if made and self.data.path is not None and self.split.by != "time":
+            raise ValueError(f"the history '{made[0]}' needs split.by: time; else training rows would know of test rows' clicks")
+        if made and self.data.path is None and self.data.valid is None:
+            raise ValueError(f"the history '{made[0]}' needs data.valid: rows held out of the train files would be known to training rows")
+        return self
 
     @model_validator(mode="after")
     def _names_once(self) -> "Experiment":
@@ -219,7 +229,7 @@ class Experiment(Settings):
         return self
 
 
-def _history(sequence: Feature, categorical: Mapping[str, Feature]) -> Feature:
+def _of_target(sequence: Feature, categorical: Mapping[str, Feature]) -> Feature:
     target = categorical.get(cast(str, sequence.of))
     if target is None:
         raise ValueError(

@@ -74,6 +74,14 @@ _ALLOWED: dict[Kind, tuple[type[Settings], ...]] = {
 }
 
 
+class History(Settings):
+    """How ``prepare`` makes a sequence from the log itself: the values in earlier rows of the same user, say."""
+
+    by: str = Field(description="column whose rows belong together, such as user_id")
+    time: str = Field(description="time column; rows of the same time are not earlier")
+    where: str | None = Field(default=None, description="rows that count: a column of 0 and 1, or an expression; default all")
+
+
 class Feature(Settings):
     """One column of the log and how it becomes an input of the model.
 
@@ -89,6 +97,7 @@ class Feature(Settings):
     max_length: int = Field(default=50, ge=1, description="multi-valued: the first so many values are kept; sequence: the last so many")
     pooling: Literal["mean", "sum"] = Field(default="mean", description="multi-valued: how a bag's embeddings are joined")
     of: str | None = Field(default=None, description="sequence: the categorical feature it is a history of")
+    history: History | None = Field(default=None, description="sequence: made by prepare from earlier rows; default a column of the log")
 
     @model_validator(mode="before")
     @classmethod
@@ -119,8 +128,9 @@ class Feature(Settings):
     def _history_fits(self) -> "Feature":
         if self.kind is Kind.SEQUENCE and self.of is None:
             raise ValueError(f"sequence '{self.name}' needs 'of': the categorical feature it is a history of")
-        if self.kind is not Kind.SEQUENCE and self.of is not None:
-            raise ValueError(f"feature '{self.name}' is {self.kind.value} and has 'of', which is for kind: sequence")
+        for key in ("of", "history"):
+            if self.kind is not Kind.SEQUENCE and getattr(self, key) is not None:
+                raise ValueError(f"feature '{self.name}' is {self.kind.value} and has '{key}', which is for kind: sequence")
         if self.kind is Kind.SEQUENCE and self.pooling != "mean":
             raise ValueError(f"sequence '{self.name}' takes no pooling: models that do not look at its order take the mean")
         return self

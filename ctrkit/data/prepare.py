@@ -90,7 +90,7 @@ def _write(experiment: Experiment, columns: Columns, folder: Path, say: Progress
         for chunk in reader.chunks():
             scratch.append(part, columns.read(chunk))
             say("read", scratch.rows, None)
-    scratch.flush()
+    scratch.finish()
     splitter = _Splitter(experiment, scratch)
 
     transforms = _fit(columns.features, scratch, splitter, say)

@@ -153,10 +153,10 @@ def _bags(feature: Feature, column: pl.Series, rows: np.ndarray | None) -> pl.Se
     lengths = bags.list.len().to_numpy()
     elements = bags.explode(empty_as_null=False)
     values = _scalars(feature, elements, None if rows is None else np.repeat(rows, lengths))
-    return _regroup(values, lengths)
+    return regroup(values, lengths)
 
 
-def _regroup(values: pl.Series, lengths: np.ndarray) -> pl.Series:
+def regroup(values: pl.Series, lengths: np.ndarray) -> pl.Series:
     """Flat ``values`` [total] into lists of ``lengths`` [rows]."""
     import pyarrow as pa
 
