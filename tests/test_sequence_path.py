@@ -84,9 +84,7 @@ def dataset(log: Path) -> Dataset:
 @pytest.fixture(scope="module")
 def runs(log: Path, dataset: Dataset) -> dict[str, Path]:
     quiet = Console(quiet=True)
-    return {
-        name: train(experiment(log, model), dataset, run_dir=log.parent / name, console=quiet).run for name, model in MODELS.items()
-    }
+    return {name: train(experiment(log, model), dataset, run_dir=log.parent / name, console=quiet).run for name, model in MODELS.items()}
 
 
 def test_attention_finds_what_a_mean_blurs(runs: dict[str, Path]) -> None:

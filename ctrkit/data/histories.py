@@ -1,6 +1,6 @@
 """Histories made from the log itself: for each row, what its user did in strictly earlier rows.
 
-A history needs all of a user's rows, wherever they stand in the log: about 40 bytes a row are held in memory for each history.
+A history needs all of a user's rows, wherever they stand in the log: about 100 bytes a row are held in memory for each history.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

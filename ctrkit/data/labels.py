@@ -65,7 +65,9 @@ class LabelRule:
             row = int(wrong.arg_max() or 0)
             value = raw[row]
             if value is None:
-                raise CtrkitError(f"{self.setting}: '{self.text}' is missing in {chunk.place(row)}", "Every row needs one: remove those rows")
+                raise CtrkitError(
+                    f"{self.setting}: '{self.text}' is missing in {chunk.place(row)}", "Every row needs one: remove those rows"
+                )
             raise CtrkitError(
                 f"{self.setting}: '{self.text}' is {value!r} in {chunk.place(row)}",
                 f"It must be 0 or 1; for other values write an expression, such as '{self.columns[0]} >= 1'",
