@@ -157,7 +157,7 @@ class IdField(Settings):
     multi_valued: bool = False
     pooling: Literal["mean", "sum"] = "mean"
     of: str | None = None
-    length: int | None = Field(default=None, ge=1)
+    length: int = Field(default=0, ge=0)
 
     @property
     def table(self) -> str:

@@ -64,7 +64,6 @@ class Tables(nn.Module):
         self.touched_l2 = settings.l2 if settings.l2_rows == "touched" else 0.0
         self.weight_names = {table_name(g.name, f.name): f"{g.name}/{f.name}" for g in groups for f in inputs.tables}
         self.dims = {table_name(g.name, f.name): g.dim for g in groups for f in inputs.tables}
-        self.unpooled = inputs.sequences if any(group.unpooled for group in groups) else ()
         bags = {field.pooling for field in inputs.id_fields if field.multi_valued}
         one = PoolingType.MEAN if bags == {"mean"} else PoolingType.SUM
         histories = {sequence.of: PoolingType.MEAN for sequence in inputs.sequences}
@@ -99,7 +98,7 @@ class Tables(nn.Module):
 
 def _keys(sequence: IdField, group: Group) -> list[str]:
     """TorchRec's names of the sequence's features in a group: itself, or each of its places."""
-    return [f"{sequence.name}:{place}" for place in range(sequence.length or 0)] if group.unpooled else [sequence.name]
+    return [f"{sequence.name}:{place}" for place in range(sequence.length)] if group.unpooled else [sequence.name]
 
 
 def _output_columns(inputs: Inputs, groups: Sequence[Group], configs: Sequence[EmbeddingBagConfig]) -> dict[str, tuple[Group, list[str]]]:
@@ -119,8 +118,7 @@ def _output_columns(inputs: Inputs, groups: Sequence[Group], configs: Sequence[E
 def _places(sparse: KeyedJaggedTensor, sequence: IdField) -> Tensor:
     """A sequence's ids by place, ``[batch, length]``: the most recent last, padding in front of a shorter history."""
     history = sparse[sequence.name]
-    length = sequence.length or 0
-    from_end = torch.arange(-length, 0, device=sparse.device())
+    from_end = torch.arange(-sequence.length, 0, device=sparse.device())
     present = -from_end <= history.lengths().unsqueeze(1)
     index = history.offsets()[1:].unsqueeze(1) + from_end
     ids = torch.full(index.shape, PADDING_ID, dtype=history.values().dtype, device=sparse.device())

@@ -123,7 +123,7 @@ class _Places:
     def __init__(self, field: IdField, ids: Tensor, lengths: Tensor, start: int) -> None:
         self.field = field
         self.start = start
-        length, rows = field.length or 0, lengths.shape[0]
+        length, rows = field.length, lengths.shape[0]
         row_of = _row_of_value(lengths, ids.shape[0])
         kept = (ids != PADDING_ID).to(torch.int64)
         through = lengths.new_zeros(rows).index_add(0, row_of, kept).cumsum(0)

@@ -43,8 +43,8 @@ class BST(RankingModel):
             )
         others, self.targets = with_sequences("bst", inputs)
         self.vectors = FieldVectors(len(inputs.numeric_fields), dim)
-        self.transformers = nn.ModuleList(Transformer(q.length or 0, dim, s.layers, s.heads, s.dropout) for q in inputs.sequences)
-        width = others.count * dim + sum(((q.length or 0) + 1) * 2 * dim for q in inputs.sequences)
+        self.transformers = nn.ModuleList(Transformer(q.length, dim, s.layers, s.heads, s.dropout) for q in inputs.sequences)
+        width = others.count * dim + sum((q.length + 1) * 2 * dim for q in inputs.sequences)
         layers: list[nn.Module] = []
         for units in s.hidden:
             layers += [linear(width, units), nn.LeakyReLU(), nn.Dropout(s.dropout)]

@@ -169,7 +169,7 @@ class FittedTransforms:
 
 
 def _id_field(feature: Feature, rows: int) -> IdField:
-    length = feature.max_length if feature.of is not None else None
+    length = feature.max_length if feature.of is not None else 0
     return IdField(name=feature.name, rows=rows, multi_valued=feature.multi_valued, pooling=feature.pooling, of=feature.of, length=length)
 
 
