@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 
@@ -246,12 +246,29 @@ class Experiment(Settings):
     @model_validator(mode="after")
     def _lookups_of_features(self) -> "Experiment":
         if isinstance(self.embedding, UnifiedEmbedding):
-            with_ids = [f.name for f in self.features if f.is_id]
+            with_ids = [f.name for f in self.features if f.is_id and f.of is None]
             if not with_ids:
                 raise ValueError("embedding.kind is unified, but no feature is looked up: all are numbers without buckets")
             for name in self.embedding.feature_lookups:
                 if name not in with_ids:
                     raise ValueError(f"embedding.feature_lookups: no feature '{name}' is looked up. {nearest(name, with_ids)}")
+        return self
+
+    @field_validator("features")
+    @classmethod
+    def _sequences(cls, features: tuple[Feature, ...]) -> tuple[Feature, ...]:
+        """Gives every sequence the dtype and transform of the feature it is a history of."""
+        known = {f.name: f for f in features if f.kind is Kind.CATEGORICAL}
+        return tuple(f if f.of is None else _of_target(f, known) for f in features)
+
+    @model_validator(mode="after")
+    def _histories_end_before_the_test(self) -> "Experiment":
+        """A history holds what happened in rows before, so training rows must be the earlier ones."""
+        made = [f.name for f in self.features if f.history is not None]
+        if made and self.data.path is not None and self.split.by != "time":
+            raise ValueError(f"the history '{made[0]}' needs split.by: time; else training rows would know of test rows' clicks")
+        if made and self.data.path is None and self.data.valid is None:
+            raise ValueError(f"the history '{made[0]}' needs data.valid: rows held out of the train files would be known to training rows")
         return self
 
     @model_validator(mode="after")
@@ -268,6 +285,18 @@ def _hashed(feature: object) -> object:
     if not isinstance(feature, dict) or "transform" in feature or feature.get("kind") not in (Kind.CATEGORICAL, Kind.MULTI_VALUED):
         return feature
     return {**feature, "transform": {"kind": "hash", "buckets": 2**31 - 1}}
+
+
+def _of_target(sequence: Feature, categorical: Mapping[str, Feature]) -> Feature:
+    target = categorical.get(cast(str, sequence.of))
+    if target is None:
+        raise ValueError(
+            f"sequence '{sequence.name}' is of '{sequence.of}', which is no categorical feature. {nearest(str(sequence.of), list(categorical))}"
+        )
+    for key in ("dtype", "transform"):
+        if key in sequence.model_fields_set and getattr(sequence, key) != getattr(target, key):
+            raise ValueError(f"sequence '{sequence.name}' has the {key} of '{target.name}': leave its own out")
+    return sequence.model_copy(update={"dtype": target.dtype, "transform": target.transform})
 
 
 def expand_range(name: str) -> list[str]:

@@ -104,6 +104,35 @@ def test_booleans(load: Any, word: str) -> None:
     assert load(SMALL + f"training: {{compile: {word}}}").training.compile == (word.lower() == "true")
 
 
+# -- sequences
+
+
+def test_a_sequence_has_the_dtype_and_transform_of_what_it_is_a_history_of(load: Any) -> None:
+    text = SMALL + "  - {name: past, kind: sequence, of: item, max_length: 7}\n"
+    text += "  - {name: item, kind: categorical, dtype: int, transform: {kind: hash, buckets: 9}}\n"
+    experiment = load(text)
+    past, item = experiment.features[-2:]
+    assert (past.kind, past.of, past.max_length) == (Kind.SEQUENCE, "item", 7)
+    assert (past.dtype, past.transform) == (item.dtype, item.transform) == ("int", Hash(buckets=9))
+    assert load(to_yaml(experiment)) == experiment
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("{name: past, kind: sequence}", "sequence 'past' needs 'of'"),
+        ("{name: past, kind: sequence, of: uses}", "'past' is of 'uses', which is no categorical feature. Did you mean 'user'?"),
+        ("{name: past, kind: sequence, of: genres}", "'past' is of 'genres', which is no categorical feature"),
+        ("{name: past, kind: sequence, of: user, dtype: int}", "'past' has the dtype of 'user': leave its own out"),
+        ("{name: past, kind: sequence, of: user, transform: {min_count: 3}}", "'past' has the transform of 'user': leave its own out"),
+        ("{name: past, kind: sequence, of: user, pooling: sum}", "takes no pooling"),
+        ("{name: past, kind: multi_valued, of: user}", "has 'of', which is for kind: sequence"),
+    ],
+)
+def test_a_sequence_that_is_no_history_is_refused(load: Any, entry: str, expected: str) -> None:
+    assert expected in message(load, SMALL + f"  - {entry}")
+
+
 # -- transforms
 
 

@@ -1,16 +1,19 @@
-"""The sparse arch: TorchRec tables, one an id field and group, or one for all fields (``ctrkit.embeddings.unified``)."""
+"""The sparse arch: TorchRec tables, one an id field and group, or one for all fields (``ctrkit.embeddings.unified``).
 
-from collections import Counter
-from collections.abc import Sequence
+A sequence is looked up in the table of the field it is a history of.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, KeyedTensor, PoolingType
+from torchrec.modules.embedding_modules import get_embedding_names_by_table
 
 from ctrkit.config import Embedding
-from ctrkit.schema import Inputs
+from ctrkit.schema import PADDING_ID, IdField, Inputs
 
 WIDTH_UNIT = 4
 """FBGEMM's kernels take widths that are multiples of it; a narrower group is padded with columns nobody reads."""
@@ -20,10 +23,15 @@ _POOLING = {"mean": PoolingType.MEAN, "sum": PoolingType.SUM}
 
 @dataclass(frozen=True)
 class Group:
-    """Vectors of this width, one an id field: ``Group("embedding", 16)``, ``Group("linear", 1)``."""
+    """Vectors of this width, one an id field: ``Group("embedding", 16)``, ``Group("linear", 1)``.
+
+    Attributes:
+        unpooled: whether the model wants a vector for each place of a sequence, not their mean.
+    """
 
     name: str
     dim: int
+    unpooled: bool = False
 
     @property
     def width(self) -> int:
@@ -55,35 +63,72 @@ class Table:
         return table_name(self.group.name, self.owner)
 
 
+Outputs = Mapping[str, tuple[Group, list[tuple[str, str]]]]
+"""What is looked up under a name: the group, and the (table, key) of each vector, in order."""
+
+
 def own_tables(inputs: Inputs, groups: Sequence[Group]) -> list[Table]:
-    """A table of its own for every id field, in every group."""
+    """A table of its own for every id field, in every group; a sequence's keys are those of the field it is a history of."""
     bags = {field.pooling for field in inputs.id_fields if field.multi_valued}
     one = PoolingType.MEAN if bags == {"mean"} else PoolingType.SUM
+    histories = {sequence.of: PoolingType.MEAN for sequence in inputs.sequences}
     return [
-        Table(group, field.name, field.rows, (field.name,), _POOLING[field.pooling] if field.multi_valued else one)
+        Table(
+            group,
+            field.name,
+            field.rows,
+            (field.name, *(key for s in inputs.sequences if s.of == field.name for key in _keys(s, group))),
+            _POOLING[field.pooling] if field.multi_valued else histories.get(field.name, one),
+        )
         for group in groups
-        for field in inputs.id_fields
+        for field in inputs.tables
     ]
 
 
+def own_outputs(inputs: Inputs, groups: Sequence[Group]) -> Outputs:
+    """Of ``own_tables``: a vector a field under the group's name, and one a place of each sequence that an unpooled group leaves out."""
+    outputs = {}
+    for group in groups:
+        fields = [f for f in inputs.id_fields if f.of is None or not group.unpooled]
+        outputs[group.name] = group, [(table_name(group.name, f.table), f.name) for f in fields]
+        if group.unpooled:
+            for s in inputs.sequences:
+                outputs[f"{group.name}/{s.name}"] = group, [(table_name(group.name, s.table), place) for place in _keys(s, group)]
+    return outputs
+
+
 class Tables(nn.Module):
-    """Looks ids up: ``KeyedJaggedTensor -> {group: [batch, keys, dim]}``; with ``own_tables`` the keys are the id fields.
+    """Looks ids up: ``KeyedJaggedTensor -> {group: [batch, keys, dim]}``; with ``own_tables`` a key is an id field.
 
     A bag (multi-valued field) is pooled to its mean or sum; an empty bag is the zero vector. Padding (id 0) is never
     among the ids of a batch, so its row keeps the zeros it was made with.
+
+    An unpooled group leaves sequences out of that tensor and gives each its own, ``<group>/<field>`` ``[batch, length, dim]``: the most
+    recent last, zeros in front of a shorter history; and ``mask/<field>`` ``[batch, length]`` says where there is an id. For TorchRec
+    each place of a sequence is a bag of one or none, a feature of its own with the target's table: one collection, so one table, which
+    any plan may shard and whose fused optimizer adds up the gradients of all its uses. (A table of an ``EmbeddingCollection``, which
+    does not pool, cannot be one of an ``EmbeddingBagCollection``.)
 
     With ``l2_rows: touched`` the penalty ``l2 / 2`` x the mean over the batch of ``||looked-up embeddings||^2`` is added to the
     gradient here rather than in the optimizer: FBGEMM's CPU kernels know weight decay for row-wise Adagrad only. ``l2_rows: all``
     is the dense optimizer's work (``ctrkit.training.distributed``).
 
     Args:
-        groups: all of them, those that no table was made for because there are no id fields too.
+        outputs: all of them, those that no table was made for because there are no id fields too.
+        unpooled: sequences whose places are looked up one by one.
         device: ``meta`` until the tables are sharded.
     """
 
-    def __init__(self, tables: Sequence[Table], groups: Sequence[Group], settings: Embedding, device: torch.device | str = "meta") -> None:
+    def __init__(
+        self,
+        tables: Sequence[Table],
+        outputs: Outputs,
+        settings: Embedding,
+        unpooled: Sequence[IdField] = (),
+        device: torch.device | str = "meta",
+    ) -> None:
         super().__init__()
-        self.groups = tuple(groups)
+        self.unpooled = tuple(unpooled)
         self.init_std = settings.init_std
         self.touched_l2 = settings.l2 if settings.l2_rows == "touched" else 0.0
         self.weight_names = {table.name: f"{table.group.name}/{table.owner}" for table in tables}
@@ -100,26 +145,55 @@ class Tables(nn.Module):
             for table in tables
         ]
         self.collection = EmbeddingBagCollection(self.configs, device=torch.device(device))
-        uses = Counter(key for table in tables for key in table.keys)
-        self.keys = {
-            group.name: [f"{key}@{t.name}" if uses[key] > 1 else key for t in tables if t.group == group for key in t.keys]
-            for group in groups
-        }
+        names = get_embedding_names_by_table(self.configs)
+        key = {(c.name, f): name for c, row in zip(self.configs, names, strict=True) for f, name in zip(c.feature_names, row, strict=True)}
+        self.columns = {name: (group, [key[pair] for pair in pairs]) for name, (group, pairs) in outputs.items()}
 
     def forward(self, sparse: KeyedJaggedTensor) -> dict[str, Tensor]:
         rows = sparse.stride()
         if not self.configs:
-            return {group.name: torch.zeros(rows, 0, group.dim, device=sparse.device()) for group in self.groups}
-        embeddings = self.look_up(sparse)
+            return {name: torch.zeros(rows, 0, group.dim, device=sparse.device()) for name, (group, _) in self.columns.items()}
+        places = {sequence.name: _places(sparse, sequence) for sequence in self.unpooled}
+        embeddings = self.look_up(_with_places(sparse, places))
         if self.touched_l2 and torch.is_grad_enabled():
             scale = self.touched_l2 / average_rows(rows, sparse.device())
             embeddings = {name: _add_decay(e, scale) for name, e in embeddings.items()}
-        return embeddings
+        return embeddings | {f"mask/{name}": ids != PADDING_ID for name, ids in places.items()}
 
     def look_up(self, sparse: KeyedJaggedTensor) -> dict[str, Tensor]:
-        """The pooled vectors of every group."""
+        """The pooled vectors of every output."""
         pooled = self.collection(sparse)
-        return {g.name: _field_vectors(pooled, self.keys[g.name], g.width)[:, :, : g.dim] for g in self.groups}
+        return {name: _field_vectors(pooled, keys, group.width)[:, :, : group.dim] for name, (group, keys) in self.columns.items()}
+
+
+def _keys(sequence: IdField, group: Group) -> list[str]:
+    """TorchRec's names of the sequence's features in a group: itself, or each of its places."""
+    return [f"{sequence.name}:{place}" for place in range(sequence.length)] if group.unpooled else [sequence.name]
+
+
+def _places(sparse: KeyedJaggedTensor, sequence: IdField) -> Tensor:
+    """A sequence's ids by place, ``[batch, length]``: the most recent last, padding in front of a shorter history."""
+    history = sparse[sequence.name]
+    from_end = torch.arange(-sequence.length, 0, device=sparse.device())
+    present = -from_end <= history.lengths().unsqueeze(1)
+    index = history.offsets()[1:].unsqueeze(1) + from_end
+    ids = torch.full(index.shape, PADDING_ID, dtype=history.values().dtype, device=sparse.device())
+    ids[present] = history.values()[index[present]]
+    return ids
+
+
+def _with_places(sparse: KeyedJaggedTensor, places: dict[str, Tensor]) -> KeyedJaggedTensor:
+    """The batch with a feature for each place of the sequences: a bag of its id, or of none."""
+    if not places:
+        return sparse
+    by_place = torch.cat([ids.t() for ids in places.values()])
+    present = by_place != PADDING_ID
+    return KeyedJaggedTensor(
+        keys=[*sparse.keys(), *(f"{name}:{place}" for name, ids in places.items() for place in range(ids.shape[1]))],
+        values=torch.cat([sparse.values(), by_place[present]]),
+        lengths=torch.cat([sparse.lengths(), present.flatten().to(sparse.lengths().dtype)]),
+        stride=sparse.stride(),
+    )
 
 
 def _field_vectors(pooled: KeyedTensor, keys: list[str], width: int) -> Tensor:

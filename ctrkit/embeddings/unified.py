@@ -6,7 +6,7 @@ Every field has hashes of its own, so that equal ids of two fields fall on rows 
 that weighs its fields separately keeps them apart. A field is as wide as it has look-ups. Bags are pooled look-up by look-up.
 
 The paper concatenates vectors of any width. The models here want all fields of one width, ``lookups * dim``: a field whose look-ups
-are more or fewer (``feature_lookups``) is projected to it by a matrix that is learned. A group of another width, such as the
+are more or fewer (``feature_lookups``) is projected to it by a matrix that is learned. A sequence has the hashes of its target. A group of another width, such as the
 first-order weights, has a shared table of its own and one look-up a field.
 
 The hashes read ids, whatever transform gave them, and are exact in int64 on any machine and in ONNX::
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor, PoolingType
 
 from ctrkit.config import UnifiedEmbedding
-from ctrkit.embeddings.tables import Group, Table, Tables
+from ctrkit.embeddings.tables import Group, Table, Tables, table_name
 from ctrkit.schema import PADDING_ID, Inputs
 
 SHARED = "shared"
@@ -53,7 +53,7 @@ class Lookups:
 
 def plan_lookups(inputs: Inputs, groups: Sequence[Group], settings: UnifiedEmbedding) -> list[Lookups]:
     """The look-ups of every group of a model that was built with vectors ``settings.width`` wide."""
-    counts = tuple(settings.feature_lookups.get(field.name, settings.lookups) for field in inputs.id_fields)
+    counts = tuple(settings.feature_lookups.get(field.table, settings.lookups) for field in inputs.id_fields)
     plan = []
     for group in groups:
         if group.dim % settings.width:
@@ -98,12 +98,13 @@ class UnifiedTables(Tables):
         tables = [
             Table(lookups.group, SHARED, settings.rows, tuple(_keys(inputs, lookups.counts)), PoolingType.SUM) for lookups in plan if fields
         ]
-        super().__init__(tables, [lookups.group for lookups in plan], settings, device)
+        outputs = {p.group.name: (p.group, [(table_name(p.group.name, SHARED), key) for key in _keys(inputs, p.counts)]) for p in plan}
+        super().__init__(tables, outputs, settings, device=device)
         self.rows = settings.rows
         counts = most_lookups(plan)
         self.multiplexed = _keys(inputs, counts)
         self.field_of = [f for f, count in enumerate(counts) for _ in range(count)]
-        salts = [hash_coefficients(fields[f].name, k) for f, count in enumerate(counts) for k in range(count)]
+        salts = [hash_coefficients(fields[f].table, k) for f, count in enumerate(counts) for k in range(count)]
         self.coefficients = torch.tensor(salts, dtype=torch.int64).reshape(-1, _COEFFICIENTS).T
         self.means = [field.multi_valued and field.pooling == "mean" for field in fields]
         self.owners = {lookups.group.name: [f for f, count in enumerate(lookups.counts) for _ in range(count)] for lookups in plan}

@@ -57,6 +57,11 @@ class Explainer:
         self.fields = field_names(self.dataset.inputs)
         self._model, self._device = model, device
         self._arch = dense_arch_of(model)
+        if any(group.unpooled for group in self._arch.groups(self._arch.dim)):
+            raise CtrkitError(
+                f"the model of '{run_dir}' attends to the places of a sequence, which no field's contribution accounts for",
+                "Explain a model that takes the sequence's mean, such as autoint",
+            )
         self._baseline = average_row(self._arch, self._sample("train", BASELINE_ROWS, seed=0))
 
     def about(self) -> About:
@@ -223,7 +228,7 @@ def open_run(run_dir: Path) -> Iterator[Explainer]:
     """Loads a finished run to explain it.
 
     Raises:
-        CtrkitError: no such run, an unfinished run, or its dataset is gone.
+        CtrkitError: no such run, an unfinished run, its dataset is gone, or a model that attends to sequences.
     """
     with trained_model(run_dir) as (model, worker):
         yield Explainer(run_dir, model, worker.device)

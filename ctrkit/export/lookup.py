@@ -1,9 +1,10 @@
 """Look-ups in plain tensors: TorchRec's collections and ``nn.EmbeddingBag`` would each export as a Loop over bags.
 
-The single-valued fields of a group are one Gather, a ragged bag is a Gather and a segment sum.
+The single-valued fields of a group are one Gather, a ragged bag is a Gather and a segment sum, an unpooled sequence is laid out by place
+and gathered.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,23 +38,44 @@ class Bag:
         return total / count.clamp(min=1).unsqueeze(1)
 
 
+class Places:
+    """A sequence's ids by place, ``[rows, length]``: the most recent last, padding in front of a shorter history.
+
+    Dropped values, whose id is 0, lie anywhere among the others: a kept one's place is counted in kept ones from its row's end.
+    """
+
+    def __init__(self, bag: Bag) -> None:
+        self.field = bag.field
+        length, rows = bag.field.length, bag.rows
+        kept = (bag.ids != PADDING_ID).to(torch.int64)
+        through = kept.new_zeros(rows).index_add(0, bag.row_of, kept).cumsum(0)
+        place = (length - 1 - (through.index_select(0, bag.row_of) - kept.cumsum(0))).clamp(min=0)
+        self.ids = bag.ids.new_zeros(rows * length).index_add(0, bag.row_of * length + place, bag.ids).view(rows, length)
+
+
 class OwnLookup(nn.Module):
     """Tables of their own become one buffer a group, with an offset a field.
 
     Args:
-        tables: full weights, ``"<group>/<field>" -> [rows, dim]``.
+        tables: full weights, ``"<group>/<field>" -> [rows, dim]``; a sequence's are those of the field it is a history of.
+        unpooled: the groups whose sequences are not pooled.
     """
 
     order: Tensor
+    order_without_sequences: Tensor
     offsets: Tensor
 
-    def __init__(self, inputs: Inputs, tables: Mapping[str, Tensor]) -> None:
+    def __init__(self, inputs: Inputs, tables: Mapping[str, Tensor], unpooled: Collection[str]) -> None:
         super().__init__()
+        self.unpooled = unpooled
         single, multi = by_kind(inputs)
-        stored = single + multi
-        self.starts = {field.name: sum(before.rows for before in stored[:i]) for i, field in enumerate(stored)}
+        looked_up = single + multi
+        stored = [field for field in looked_up if field.of is None]
+        starts = {field.name: sum(before.rows for before in stored[:i]) for i, field in enumerate(stored)}
+        self.starts = {field.name: starts[field.table] for field in inputs.id_fields}
         self.register_buffer("offsets", torch.tensor([self.starts[f.name] for f in single], dtype=torch.int64))
-        self.register_buffer("order", torch.tensor([stored.index(f) for f in inputs.id_fields], dtype=torch.int64))
+        self.register_buffer("order", _order(looked_up, inputs))
+        self.register_buffer("order_without_sequences", _order(stored, inputs))
         self.groups = list(dict.fromkeys(key.partition("/")[0] for key in tables))
         for group in self.groups:
             table = torch.cat([tables[f"{group}/{f.name}"] for f in stored])
@@ -61,15 +83,24 @@ class OwnLookup(nn.Module):
             self.register_buffer(f"table_{group}", table)
 
     def forward(self, ids: Sequence[Tensor], bags: Sequence[Bag]) -> dict[str, Tensor]:
-        """Ids of the single-valued fields, each ``[rows]``, and bags -> group -> ``[rows, id fields, dim]``."""
+        """Ids of the single-valued fields, each ``[rows]``, and bags -> what ``RankingModel.forward`` takes."""
         flat = torch.stack(list(ids), dim=1) + self.offsets if ids else None
-        embeddings = {}
+        places = [Places(bag) for bag in bags if bag.field.of and self.unpooled]
+        embeddings: dict[str, Tensor] = {f"mask/{p.field.name}": p.ids != PADDING_ID for p in places}
         for group in self.groups:
             table = getattr(self, f"table_{group}")
-            parts = [functional.embedding(flat, table)] if flat is not None else []
-            parts += [bag.pool(functional.embedding(bag.ids + self.starts[bag.field.name], table)).unsqueeze(1) for bag in bags]
-            embeddings[group] = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1).index_select(1, self.order)
+            if group in self.unpooled:
+                embeddings[group] = self._embed(table, flat, [bag for bag in bags if not bag.field.of], self.order_without_sequences)
+                embeddings |= {f"{group}/{p.field.name}": functional.embedding(p.ids + self.starts[p.field.name], table) for p in places}
+            else:
+                embeddings[group] = self._embed(table, flat, bags, self.order)
         return embeddings
+
+    def _embed(self, table: Tensor, ids: Tensor | None, bags: Sequence[Bag], order: Tensor) -> Tensor:
+        """``[rows, id fields, dim]`` in the order of the inputs' id fields."""
+        parts = [functional.embedding(ids, table)] if ids is not None else []
+        parts += [bag.pool(functional.embedding(bag.ids + self.starts[bag.field.name], table)).unsqueeze(1) for bag in bags]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1).index_select(1, order)
 
 
 class SharedLookup(nn.Module):
@@ -106,7 +137,7 @@ class _SharedGroup(nn.Module):
         self.counts = [counts[field] for field in multi]
         self.register_buffer("table", torch.cat([torch.zeros_like(table[:1]), table[1:]]))
         self.register_buffer("owner", torch.tensor([i for i, field in enumerate(single) for _ in range(counts[field])], dtype=torch.int64))
-        self.register_buffer("salts", torch.tensor([hash_coefficients(field.name, k) for field, k in stored]).T.contiguous())
+        self.register_buffer("salts", torch.tensor([hash_coefficients(field.table, k) for field, k in stored]).T.contiguous())
         wanted = [(field, k) for field in inputs.id_fields for k in range(counts[field])]
         self.register_buffer("order", torch.tensor([stored.index(lookup) for lookup in wanted]))
 
@@ -124,6 +155,11 @@ class _SharedGroup(nn.Module):
 def by_kind(inputs: Inputs) -> tuple[list[IdField], list[IdField]]:
     """Single-valued and multi-valued fields, in the order of the twin's inputs."""
     return [f for f in inputs.id_fields if not f.multi_valued], [f for f in inputs.id_fields if f.multi_valued]
+
+
+def _order(looked_up: list[IdField], inputs: Inputs) -> Tensor:
+    """Where each of the inputs' id fields lies among those looked up; one that is not among them is left out."""
+    return torch.tensor([looked_up.index(field) for field in inputs.id_fields if field in looked_up], dtype=torch.int64)
 
 
 def _row_of_value(lengths: Tensor, total: int) -> Tensor:

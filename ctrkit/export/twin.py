@@ -1,6 +1,6 @@
 """The serving twin: the trained model in plain tensors, ids in, probability out."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +15,20 @@ class Twin(nn.Module):
 
     Args:
         inputs: the model's fields.
-        tables: full weights, ``"<group>/<field>" -> [rows, dim]``; of a unified embedding ``"<group>/shared"``.
+        tables: full weights, ``"<group>/<field>" -> [rows, dim]``, a sequence's being those of the field it is a history of; of a
+            unified embedding ``"<group>/shared"``.
         dense_arch: the trained dense arch, reused unchanged: ``(embeddings, dense) -> logits [batch]``.
+        unpooled: the groups whose sequences are not pooled.
     """
 
-    def __init__(self, inputs: Inputs, tables: Mapping[str, Tensor], dense_arch: nn.Module) -> None:
+    def __init__(self, inputs: Inputs, tables: Mapping[str, Tensor], dense_arch: nn.Module, unpooled: Collection[str] = ()) -> None:
         super().__init__()
         self.inputs = inputs
         self.dense_arch = dense_arch
         self.single, self.multi = by_kind(inputs)
         join = self._join
-        self.lookup = SharedLookup(inputs, join.plan, tables) if isinstance(join, JoinLookups) else OwnLookup(inputs, tables)
+        shared = isinstance(join, JoinLookups)
+        self.lookup = SharedLookup(inputs, join.plan, tables) if shared else OwnLookup(inputs, tables, unpooled)
 
     @property
     def _join(self) -> nn.Module:

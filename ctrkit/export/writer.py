@@ -16,7 +16,7 @@ from uuid import uuid4
 import numpy as np
 import orjson
 import polars as pl
-from torch import Tensor, nn
+from torch import Tensor
 
 import ctrkit
 from ctrkit.bundle import (
@@ -37,6 +37,7 @@ from ctrkit.export.selfcheck import Reference, check
 from ctrkit.export.triton import triton_config
 from ctrkit.export.twin import Twin
 from ctrkit.feeds import input_names
+from ctrkit.models.base import RankingModel
 from ctrkit.schema import MISSING_INT
 from ctrkit.transforms import FittedTransforms
 
@@ -60,7 +61,7 @@ class Trained:
 
     model: str
     transforms: FittedTransforms
-    dense_arch: nn.Module
+    dense_arch: RankingModel
     tables: Mapping[str, Tensor]
     reference: Reference
     golden: pl.DataFrame
@@ -102,7 +103,8 @@ def write_bundle(trained: Trained, repo: str | Path, name: str, *, external_mb: 
     scratch = model_folder / f".{number}-{uuid4().hex[:8]}"
     try:
         scratch.mkdir(parents=True)
-        twin = Twin(trained.transforms.inputs, trained.tables, trained.dense_arch).eval()
+        unpooled = [group.name for group in trained.dense_arch.groups(trained.dense_arch.dim) if group.unpooled]
+        twin = Twin(trained.transforms.inputs, trained.tables, trained.dense_arch, unpooled).eval()
         parts = trained.transforms.onnx_graph()
         write_model(scratch, twin, parts, name=name, version=number, external_bytes=external_mb * 2**20)
         session = open_session(scratch / MODEL_FILE)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ctrkit import schema
 from ctrkit.config import Embedding, UnifiedEmbedding
 from ctrkit.data.batch import Batch
-from ctrkit.embeddings.tables import Group, Tables, own_tables
+from ctrkit.embeddings.tables import Group, Tables, own_outputs, own_tables
 from ctrkit.embeddings.unified import UnifiedTables
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Inputs
@@ -61,7 +61,9 @@ class RankingModel(nn.Module):
     def forward(self, embeddings: dict[str, Tensor], dense: Tensor) -> Tensor:
         """
         Args:
-            embeddings: group name -> ``[batch, id fields, group's dim]``.
+            embeddings: group name -> ``[batch, id fields, group's dim]``. An unpooled group's sequences are not among these fields:
+                theirs are ``<group>/<field>`` -> ``[batch, length, dim]``, the most recent last, and ``mask/<field>`` ->
+                ``[batch, length]``, whether there is anything at a place.
             dense: ``[batch, numeric fields]``, NaN is missing.
 
         Returns:
@@ -72,6 +74,21 @@ class RankingModel(nn.Module):
     def explanations(self, embeddings: dict[str, Tensor], dense: Tensor) -> Sequence[FieldMaps]:
         """What the model itself can show of how it read these rows (arguments as of ``forward``); most have nothing."""
         return ()
+
+
+def with_sequences(model: str, inputs: Inputs) -> tuple[Inputs, tuple[int, ...]]:
+    """The inputs without the sequences, and each sequence's target: the place of its ``of`` field among those inputs.
+
+    Raises:
+        CtrkitError: there is no sequence.
+    """
+    if not inputs.sequences:
+        raise CtrkitError(
+            f"model '{model}' attends to the history of a field, and there is none among the features",
+            "List a feature such as {name: recent_items, kind: sequence, of: item_id}",
+        )
+    fields = [field.name for field in inputs.tables]
+    return inputs.model_copy(update={"id_fields": inputs.tables}), tuple(fields.index(s.table) for s in inputs.sequences)
 
 
 def at_least_two_fields(model: str, inputs: Inputs) -> int:
@@ -105,7 +122,8 @@ class CTRModel(nn.Module):
         if isinstance(settings, UnifiedEmbedding):
             self.tables: Tables = UnifiedTables(inputs, groups, settings)
         else:
-            self.tables = Tables(own_tables(inputs, groups), groups, settings)
+            unpooled = inputs.sequences if any(group.unpooled for group in groups) else ()
+            self.tables = Tables(own_tables(inputs, groups), own_outputs(inputs, groups), settings, unpooled)
         self.dense_arch = dense_arch
         self.precision = precision
 

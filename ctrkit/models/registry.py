@@ -86,10 +86,20 @@ def build(name: str, inputs: Inputs, dim: int, settings: dict[str, Any], numeric
 
 
 def build_for(embedding: Embedding, name: str, inputs: Inputs, settings: dict[str, Any]) -> RankingModel:
-    """``build`` with the width of vectors, the treatment of numbers and the look-ups that ``embedding`` says."""
+    """``build`` with the width of vectors, the treatment of numbers and the look-ups that ``embedding`` says.
+
+    Raises:
+        CtrkitError: as ``build``; or a model that attends to sequences, with a unified embedding.
+    """
     dense_arch = build(name, inputs, embedding.width, settings, embedding.numeric)
     if isinstance(embedding, UnifiedEmbedding):
-        dense_arch.join = JoinLookups(plan_lookups(inputs, dense_arch.groups(embedding.width), embedding))
+        groups = dense_arch.groups(embedding.width)
+        if any(group.unpooled for group in groups):
+            raise CtrkitError(
+                f"model '{name}' looks a sequence up place by place, which a unified embedding does not do",
+                "Leave embedding.kind out, or choose a model that takes the sequence's mean, such as autoint",
+            )
+        dense_arch.join = JoinLookups(plan_lookups(inputs, groups, embedding))
     return dense_arch
 
 
