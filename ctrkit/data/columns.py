@@ -12,7 +12,7 @@ from ctrkit.transforms.canonical import canonicalise
 
 
 class Columns:
-    """The experiment's label, features, group and time, found in the headers of its log and side tables.
+    """The experiment's labels, features, group and time, found in the headers of its log and side tables.
 
     Attributes:
         needed: all columns that are read.
@@ -28,26 +28,29 @@ class Columns:
         parts: list[Part] = [part for part in given if getattr(data, part) is not None]
         self.readers: dict[Part, LogReader] = {part: open_log(data, part=part) for part in parts}
         self.features = experiment.features
-        self.label = LabelRule(experiment.label, self.readers[parts[0]])
+        first = self.readers[parts[0]]
+        label = experiment.label
+        self.labels = [LabelRule(label, first)] if isinstance(label, str) else [LabelRule(t, first, task) for task, t in label.items()]
         self.group = experiment.group
         self.time = TimeRule(split.column) if split.by == "time" and split.column and data.path is not None else None
-        leaks = [f.name for f in self.features if f.name in self.label.columns]
-        if leaks:
-            raise CtrkitError(f"the label '{experiment.label}' is made of the feature '{leaks[0]}'", "Remove it from features")
+        for rule in self.labels:
+            leaks = [f.name for f in self.features if f.name in rule.columns]
+            if leaks:
+                raise CtrkitError(f"the label '{rule.text}' is made of the feature '{leaks[0]}'", "Remove it from features")
         others = [name for name in (self.group, self.time.column if self.time else None) if name]
-        self.needed = list(dict.fromkeys([*self.label.columns, *(f.name for f in self.features), *others]))
+        self.needed = list(dict.fromkeys([*(c for rule in self.labels for c in rule.columns), *(f.name for f in self.features), *others]))
         for reader in self.readers.values():
             reader.require(self.needed)
             reader.needed = self.needed
             reader.numbers = [f.name for f in self.features if f.kind is Kind.NUMERIC]
 
     def read(self, chunk: Chunk) -> pl.DataFrame:
-        """The canonical features, ``@label``, and ``@group`` and ``@time`` if there are such.
+        """The canonical features, the labels (``label_columns``), and ``@group`` and ``@time`` if there are such.
 
         Raises:
             CtrkitError: a cell that cannot be what it should be, with file, row and column.
         """
-        extra = [self.label.values(chunk)]
+        extra = [rule.values(chunk) for rule in self.labels]
         if self.group:
             extra.append(group_ids(chunk.frame[self.group]))
         if self.time:

@@ -1,4 +1,4 @@
-"""The serving twin: the trained model in plain tensors, ids in, probability out.
+"""The serving twin: the trained model in plain tensors, ids in, probability out, or one for each of several tasks.
 
 Tables become one buffer a group with an offset a field, so that all single-valued fields are one Gather; ragged bags
 are a Gather and a segment sum. TorchRec's collections and ``nn.EmbeddingBag`` would each export as a Loop over bags.
@@ -19,7 +19,7 @@ class Twin(nn.Module):
     Args:
         inputs: the model's fields.
         tables: full weights, ``"<group>/<field>" -> [rows, dim]``.
-        dense_arch: the trained dense arch, reused unchanged: ``(embeddings, dense) -> logits [batch]``.
+        dense_arch: the trained dense arch, reused unchanged: ``(embeddings, dense) -> logits [batch]`` or ``[batch, tasks]``.
     """
 
     order: Tensor
@@ -52,7 +52,7 @@ class Twin(nn.Module):
         return names + [f"{name}@dense" for name in self.inputs.numeric_fields]
 
     def forward(self, encoded: dict[str, Tensor]) -> Tensor:
-        """Encoded features -> probability ``[rows]``.
+        """Encoded features -> probability ``[rows]``; ``[rows, tasks]`` of several labels.
 
         Args:
             encoded: ``name@id`` int64 ``[rows]`` of a single-valued field; ``name@ids`` int64 ``[total]``, 0 for a dropped

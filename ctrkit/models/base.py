@@ -14,7 +14,7 @@ from ctrkit.schema import Inputs
 
 
 class RankingModel(nn.Module):
-    """The dense arch of a ranking model: looked-up embeddings and numeric fields in, a logit out.
+    """The dense arch of a ranking model: looked-up embeddings and numeric fields in, a logit out, or one for each of several tasks.
 
     Plain tensors only, so that it exports; the tables are not part of it.
 
@@ -43,9 +43,13 @@ class RankingModel(nn.Module):
             dense: ``[batch, numeric fields]``, NaN is missing.
 
         Returns:
-            logits ``[batch]``.
+            logits ``[batch]``; of a multi-task model ``[batch, tasks]``.
         """
         raise NotImplementedError
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """What the logits are trained and measured against, of the log's labels: those, unless the model says otherwise."""
+        return labels
 
 
 def at_least_two_fields(model: str, inputs: Inputs) -> int:
@@ -80,7 +84,7 @@ class CTRModel(nn.Module):
         self.precision = precision
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits ``[batch]``, float32."""
+        """Logits ``[batch]`` or ``[batch, tasks]``, float32."""
         embeddings = self.tables(batch.sparse)
         device = batch.dense.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.training and use_bfloat16(self.precision, device)):

@@ -11,7 +11,7 @@ from torch import nn
 
 from ctrkit.data.loader import Loader
 from ctrkit.errors import CtrkitError
-from ctrkit.models.base import CTRModel
+from ctrkit.models.base import CTRModel, RankingModel
 from ctrkit.models.registry import rebuild
 from ctrkit.training.distributed import distribute, load_full_weights, process_group
 from ctrkit.training.metrics import evaluate_metrics
@@ -23,24 +23,35 @@ class Predictions:
     """A split's rows in the order of its shards.
 
     Attributes:
-        labels: ``[rows]`` float32.
-        probabilities: ``[rows]`` float32.
+        labels: ``[rows]`` float32; ``[rows, tasks]`` of several labels.
+        probabilities: float32, as ``labels``.
         groups: ``[rows]`` int64, None without a group column.
+        tasks: names of several labels.
     """
 
     labels: np.ndarray
     probabilities: np.ndarray
     groups: np.ndarray | None
+    tasks: tuple[str, ...] = ()
 
     def metrics(self) -> dict[str, float]:
-        return evaluate_metrics(self.labels, self.probabilities, self.groups)
+        """Of one label ``{auc, logloss, ..}``; of several also ``{<task>/auc, ..}`` for each, those without a name being the main label's."""
+        if not self.tasks:
+            return evaluate_metrics(self.labels, self.probabilities, self.groups)
+        of_tasks = {
+            task: evaluate_metrics(labels, probabilities, self.groups)
+            for task, labels, probabilities in zip(self.tasks, self.labels.T, self.probabilities.T, strict=True)
+        }
+        named = {f"{task}/{name}": value for task, metrics in of_tasks.items() for name, value in metrics.items()}
+        return of_tasks[self.tasks[0]] | named
 
 
-def predict(model: nn.Module, loader: Loader, device: torch.device) -> Predictions:
+def predict(model: nn.Module, dense_arch: RankingModel, loader: Loader, device: torch.device) -> Predictions:
     """Scores a split. Each process scores its part; all of them get all predictions.
 
     Args:
-        model: ``Batch -> logits [batch]``; left in the mode it was in.
+        model: ``Batch -> logits [batch]`` or ``[batch, tasks]``; left in the mode it was in.
+        dense_arch: of the model; says what the labels are compared as.
         loader: not shuffled.
         device: of the model.
 
@@ -53,7 +64,7 @@ def predict(model: nn.Module, loader: Loader, device: torch.device) -> Predictio
     with torch.no_grad():
         for batch in loader.iter():
             logits.append(model(batch.to(device)).float())
-            labels.append(batch.labels.numpy())
+            labels.append(dense_arch.targets(batch.labels).numpy())
             groups.append(batch.groups)
     model.train(was_training)
     grouped = groups[0] is not None
@@ -66,10 +77,13 @@ def predict(model: nn.Module, loader: Loader, device: torch.device) -> Predictio
     if loader.world > 1:
         parts = [None] * loader.world
         dist.all_gather_object(parts, mine)
+    tasks = dense_arch.inputs.tasks
+    shape = (loader.rows, len(tasks)) if tasks else (loader.rows,)
     predictions = Predictions(
-        np.empty(loader.rows, np.float32),
-        np.empty(loader.rows, np.float32),
+        np.empty(shape, np.float32),
+        np.empty(shape, np.float32),
         np.empty(loader.rows, np.int64) if grouped else None,
+        tasks,
     )
     for rank, (label, probability, group) in enumerate(parts):
         positions = loader.positions(rank)
@@ -77,7 +91,7 @@ def predict(model: nn.Module, loader: Loader, device: torch.device) -> Predictio
         predictions.probabilities[positions] = probability
         if predictions.groups is not None:
             predictions.groups[positions] = group
-    bad = np.flatnonzero(np.isnan(predictions.probabilities))
+    bad = np.flatnonzero(np.isnan(predictions.probabilities.reshape(loader.rows, -1)).any(axis=1))
     if len(bad):
         raise CtrkitError(
             f"the model predicts NaN for {len(bad):,} of {loader.rows:,} rows, the first of them row {bad[0]:,} of the split",
@@ -108,7 +122,8 @@ def predict_split(run_dir: Path, split: str, batch_size: int = 8192) -> Predicti
         model = CTRModel(dense_arch, stateless, experiment.training.precision)
         sharded = distribute(model, stateless, worker, seed=0, batch_size=batch_size).model
         load_full_weights(sharded, weights["tables"])
-        return predict(sharded, Loader(dataset, split, batch_size, rank=worker.rank, world=worker.world), worker.device)
+        loader = Loader(dataset, split, batch_size, rank=worker.rank, world=worker.world)
+        return predict(sharded, dense_arch, loader, worker.device)
 
 
 def evaluate_run(run_dir: Path, split: str = "test") -> dict[str, Any]:

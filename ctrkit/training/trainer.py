@@ -32,7 +32,7 @@ from ctrkit.models.registry import build
 from ctrkit.training import schedule
 from ctrkit.training.checkpoint import Checkpoints
 from ctrkit.training.distributed import Worker, distribute, gather_full_weights, load_full_weights, mean_loss, process_group
-from ctrkit.training.evaluate import predict
+from ctrkit.training.evaluate import Predictions, predict
 from ctrkit.training.optim import dense_optimizer
 from ctrkit.training.plots import calibration_plot, learning_curve
 from ctrkit.training.report import Report, print_plan
@@ -175,6 +175,8 @@ class _Trainer:
         self.model, self.table_optimizer, self.plan = distributed.model, distributed.table_optimizer, distributed.plan
         self.dense_parameters = list(self.dense_arch.parameters())
         self.optimizer = dense_optimizer(self.dense_parameters, settings)
+        weights = [settings.task_weights.get(task, 1.0) for task in dataset.inputs.tasks]
+        self.task_weights = torch.tensor(weights, device=worker.device) if weights else None
         torch.manual_seed(settings.seed + worker.rank)
 
         self.progress = _Progress()
@@ -243,7 +245,9 @@ class _Trainer:
         batch = batch.to(self.worker.device)
         self.optimizer.zero_grad()
         self.table_optimizer.zero_grad()
-        losses = binary_cross_entropy_with_logits(self.model(batch), batch.labels, reduction="none")
+        losses = binary_cross_entropy_with_logits(self.model(batch), self.dense_arch.targets(batch.labels), reduction="none")
+        if self.task_weights is not None:
+            losses = losses @ self.task_weights
         mean_loss(losses).backward()
         norm = clip_grad_norm_(self.dense_parameters, settings.clip_norm or math.inf)
         self.optimizer.step()
@@ -322,9 +326,12 @@ class _Trainer:
         progress.loss_sum, progress.loss_rows = 0.0, 0
         return loss
 
+    def _predict(self, loader: Loader) -> Predictions:
+        return predict(self.model, self.dense_arch, loader, self.worker.device)
+
     def _evaluate(self, train_loss: float) -> None:
         progress = self.progress
-        metrics = predict(self.model, self.valid, self.worker.device).metrics()
+        metrics = self._predict(self.valid).metrics()
         value = _monitored(metrics, self.settings.monitor)
         best = value > progress.best_value
         if best:
@@ -399,9 +406,9 @@ class _Trainer:
         best = self.checkpoints.best_path(best_step)
         dist.barrier()
         self._load_weights(torch.load(best, map_location="cpu", weights_only=True, mmap=True))
-        scored = {"valid": predict(self.model, self.valid, self.worker.device)}
+        scored = {"valid": self._predict(self.valid)}
         if self.dataset.rows["test"]:
-            scored["test"] = predict(self.model, self._loader("test"), self.worker.device)
+            scored["test"] = self._predict(self._loader("test"))
         metrics = {split: predictions.metrics() for split, predictions in scored.items()}
         self._check_reloaded(metrics["valid"])
         result = RunResult(
@@ -422,9 +429,10 @@ class _Trainer:
             temporary = self.run_dir / f".{WEIGHTS_FILE}.tmp"
             shutil.copyfile(best, temporary)
             temporary.replace(self.run_dir / WEIGHTS_FILE)
-            learning_curve(read_records(self.run_dir), best_step, self.run_dir / "learning_curve.png")
+            tasks = self.dataset.inputs.tasks
+            learning_curve(read_records(self.run_dir), best_step, self.run_dir / "learning_curve.png", tasks)
             split = "test" if "test" in scored else "valid"
-            calibration_plot(scored[split].labels, scored[split].probabilities, split, self.run_dir / "calibration.png")
+            calibration_plot(scored[split].labels, scored[split].probabilities, split, self.run_dir / "calibration.png", tasks)
             write_json(self.run_dir / RESULT_FILE, result.to_json())
         dist.barrier()
         self.checkpoints.delete()
