@@ -26,9 +26,11 @@ from ctrkit.training.metrics import auc, evaluate_metrics
 from ctrkit.training.run import RunResult, load_run, read_result
 from ctrkit.training.trainer import train
 from pipelines.export import export_run
+from pipelines.prepare import print_profile
 from pipelines.score import score
 from pipelines.terminal import Terminal
 from pipelines.train import print_metrics
+from pipelines.validate import validate_experiment
 from serving.app import create_app
 from tests.training.test_processes import TWO, start
 
@@ -274,3 +276,21 @@ def test_every_step_predicts_the_same(model: str, log: Path, trained: Callable[[
         np.testing.assert_allclose([entry["score"] for entry in ranked[task]], expected[-20:][order, number], atol=1e-5)
     assert wrong.status_code == 422 and wrong.json()["detail"][0]["loc"] == ["body", "task"]
     assert "unknown task 'by'. Did you mean 'buy'?" in wrong.json()["detail"][0]["msg"]
+
+
+# --- what people are told before and after
+
+
+def test_validate_says_what_the_model_cannot_predict(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    screen = Terminal(as_json=False)
+    assert validate_experiment(make_experiment(log, tmp_path), screen)["unused"] == []
+    assert "labels click, buy, model mmoe" in capsys.readouterr().out
+    with pytest.raises(CtrkitError, match="no column 'paid_'.*'dnn' predicts one label"):
+        validate_experiment(make_experiment(log, tmp_path, "dnn", {**LABEL, "dear": "paid_ > 9"}), screen)
+
+
+def test_the_profile_shows_a_rate_a_label(dataset: Dataset, capsys: pytest.CaptureFixture) -> None:
+    print_profile(dataset, Terminal(as_json=False))
+    shown, rates = capsys.readouterr().out, dataset.profile["splits"]["valid"]["rates"]
+    for task in LABEL:
+        assert f"{task} rate: train" in shown and f"valid {rates[task]:.2%}" in shown

@@ -81,6 +81,8 @@ class CTRModel(nn.Module):
         super().__init__()
         self.tables = Tables(dense_arch.inputs, dense_arch.groups(settings.dim), settings)
         self.dense_arch = dense_arch
+        self.tasks = dense_arch.inputs.tasks
+        self.targets = dense_arch.targets
         self.precision = precision
 
     def forward(self, batch: Batch) -> Tensor:

@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from ctrkit.data.loader import Loader
 from ctrkit.errors import CtrkitError
-from ctrkit.models.base import CTRModel, RankingModel
+from ctrkit.models.base import CTRModel
 from ctrkit.models.registry import rebuild
 from ctrkit.training.distributed import distribute, load_full_weights, process_group
 from ctrkit.training.metrics import evaluate_metrics
@@ -46,25 +46,25 @@ class Predictions:
         return of_tasks[self.tasks[0]] | named
 
 
-def predict(model: nn.Module, dense_arch: RankingModel, loader: Loader, device: torch.device) -> Predictions:
+def predict(model: DistributedModelParallel, loader: Loader, device: torch.device) -> Predictions:
     """Scores a split. Each process scores its part; all of them get all predictions.
 
     Args:
         model: ``Batch -> logits [batch]`` or ``[batch, tasks]``; left in the mode it was in.
-        dense_arch: of the model; says what the labels are compared as.
         loader: not shuffled.
         device: of the model.
 
     Raises:
         CtrkitError: a prediction is not a number.
     """
+    trained = cast(CTRModel, model.module)
     was_training = model.training
     model.eval()
     labels, logits, groups = [], [], []
     with torch.no_grad():
         for batch in loader.iter():
             logits.append(model(batch.to(device)).float())
-            labels.append(dense_arch.targets(batch.labels).numpy())
+            labels.append(trained.targets(batch.labels).numpy())
             groups.append(batch.groups)
     model.train(was_training)
     grouped = groups[0] is not None
@@ -77,13 +77,12 @@ def predict(model: nn.Module, dense_arch: RankingModel, loader: Loader, device: 
     if loader.world > 1:
         parts = [None] * loader.world
         dist.all_gather_object(parts, mine)
-    tasks = dense_arch.inputs.tasks
-    shape = (loader.rows, len(tasks)) if tasks else (loader.rows,)
+    shape = (loader.rows, len(trained.tasks)) if trained.tasks else (loader.rows,)
     predictions = Predictions(
         np.empty(shape, np.float32),
         np.empty(shape, np.float32),
         np.empty(loader.rows, np.int64) if grouped else None,
-        tasks,
+        trained.tasks,
     )
     for rank, (label, probability, group) in enumerate(parts):
         positions = loader.positions(rank)
@@ -122,8 +121,7 @@ def predict_split(run_dir: Path, split: str, batch_size: int = 8192) -> Predicti
         model = CTRModel(dense_arch, stateless, experiment.training.precision)
         sharded = distribute(model, stateless, worker, seed=0, batch_size=batch_size).model
         load_full_weights(sharded, weights["tables"])
-        loader = Loader(dataset, split, batch_size, rank=worker.rank, world=worker.world)
-        return predict(sharded, dense_arch, loader, worker.device)
+        return predict(sharded, Loader(dataset, split, batch_size, rank=worker.rank, world=worker.world), worker.device)
 
 
 def evaluate_run(run_dir: Path, split: str = "test") -> dict[str, Any]:

@@ -54,11 +54,12 @@ def calibration_plot(labels: np.ndarray, probabilities: np.ndarray, split: str, 
     figure = Figure(figsize=(5.2 * panels, 5), layout="constrained")
     y, p = labels.reshape(-1, panels), probabilities.reshape(-1, panels)
     for number, axes in enumerate(figure.subplots(1, panels, squeeze=False)[0]):
-        _calibration(axes, y[:, number], p[:, number], f"{split}, {tasks[number]}" if tasks else split)
+        title, what = (f"{split}, {tasks[number]}", f"'{tasks[number]}'") if tasks else (split, "clicks")
+        _calibration(axes, y[:, number], p[:, number], title, what)
     _save(figure, path)
 
 
-def _calibration(axes: Axes, labels: np.ndarray, probabilities: np.ndarray, title: str) -> None:
+def _calibration(axes: Axes, labels: np.ndarray, probabilities: np.ndarray, title: str, what: str) -> None:
     bins = reliability(labels, probabilities)
     lower = min(bins.predicted.min(), bins.observed.min())
     upper = max(bins.predicted.max(), bins.observed.max())
@@ -66,7 +67,7 @@ def _calibration(axes: Axes, labels: np.ndarray, probabilities: np.ndarray, titl
     limits = (max(0.0, lower - margin), min(1.0, upper + margin))
     axes.plot(limits, limits, color=GREY, linestyle="--", linewidth=1, label="calibrated")
     axes.plot(bins.predicted, bins.observed, color=BLUE, marker="o", markersize=5, label="model")
-    axes.set(xlim=limits, ylim=limits, xlabel="mean prediction", ylabel="share of clicks", aspect="equal")
+    axes.set(xlim=limits, ylim=limits, xlabel="mean prediction", ylabel=f"share of {what}", aspect="equal")
     measured = f"calibration {calibration(labels, probabilities):.3f}, ece {ece(labels, probabilities):.4f}"
     axes.set_title(f"{title}: {measured}", loc="left", fontsize=11)
     _finish(axes)

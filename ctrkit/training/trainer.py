@@ -32,7 +32,7 @@ from ctrkit.models.registry import build
 from ctrkit.training import schedule
 from ctrkit.training.checkpoint import Checkpoints
 from ctrkit.training.distributed import Worker, distribute, gather_full_weights, load_full_weights, mean_loss, process_group
-from ctrkit.training.evaluate import Predictions, predict
+from ctrkit.training.evaluate import predict
 from ctrkit.training.optim import dense_optimizer
 from ctrkit.training.plots import calibration_plot, learning_curve
 from ctrkit.training.report import Report, print_plan
@@ -326,12 +326,9 @@ class _Trainer:
         progress.loss_sum, progress.loss_rows = 0.0, 0
         return loss
 
-    def _predict(self, loader: Loader) -> Predictions:
-        return predict(self.model, self.dense_arch, loader, self.worker.device)
-
     def _evaluate(self, train_loss: float) -> None:
         progress = self.progress
-        metrics = self._predict(self.valid).metrics()
+        metrics = predict(self.model, self.valid, self.worker.device).metrics()
         value = _monitored(metrics, self.settings.monitor)
         best = value > progress.best_value
         if best:
@@ -406,9 +403,9 @@ class _Trainer:
         best = self.checkpoints.best_path(best_step)
         dist.barrier()
         self._load_weights(torch.load(best, map_location="cpu", weights_only=True, mmap=True))
-        scored = {"valid": self._predict(self.valid)}
+        scored = {"valid": predict(self.model, self.valid, self.worker.device)}
         if self.dataset.rows["test"]:
-            scored["test"] = self._predict(self._loader("test"))
+            scored["test"] = predict(self.model, self._loader("test"), self.worker.device)
         metrics = {split: predictions.metrics() for split, predictions in scored.items()}
         self._check_reloaded(metrics["valid"])
         result = RunResult(
