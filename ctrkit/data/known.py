@@ -101,8 +101,8 @@ KNOWN_LOGS = (
         "census-income",
         "99,762",
         "People of the US census of 1994 and 1995, with two labels: income above 50,000 dollars, and never married",
-        "CC BY 4.0",
-        "https://archive.ics.uci.edu/dataset/117/census+income+kdd",
+        "the UCI repository's terms",
+        "http://archive.ics.uci.edu/ml/datasets/Census-Income+(KDD)",
         ("census-income/census-income.test.gz",),
     ),
 )
