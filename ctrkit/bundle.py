@@ -22,6 +22,7 @@ MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.json"
 CONFIG_FILE = "config.pbtxt"
 OUTPUT = "probability"
+"""The graph's output for one label; several labels have one of their name each."""
 
 
 class _Document(BaseModel):
@@ -43,7 +44,7 @@ class Manifest(_Document):
     model: str = Field(description="the model's name in ctrkit, such as autoint")
     created: str = Field(description="UTC, ISO 8601")
     run: str = Field(description="name of the training run's folder")
-    label: str
+    label: str | dict[str, str] = Field(description="a column or expression, or one for each task, the main one first")
     features: tuple[Feature, ...]
     inputs: Inputs
     metrics: dict[str, Any] = Field(description="of the run, one entry a split")
@@ -54,10 +55,10 @@ class Manifest(_Document):
 
 
 class Golden(_Document):
-    """Rows with the probabilities they must get."""
+    """Rows with the probabilities they must get, a list for each of several tasks."""
 
     rows: list[dict[str, Any]]
-    probabilities: list[float]
+    probabilities: list[float] | dict[str, list[float]]
 
 
 class Bundle:
@@ -87,12 +88,17 @@ class Bundle:
         """One canonical raw column a feature -> the graph's inputs."""
         return columns_to_feed(columns, self.features)
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of several labels, the main one first; none for one label."""
+        return self.manifest.inputs.tasks
+
     def predict(self, feed: dict[str, np.ndarray]) -> np.ndarray:
-        """The graph's inputs -> probabilities, float32 ``[rows]``."""
-        return self.session.run([OUTPUT], feed)[0]
+        """The graph's inputs -> probabilities, float32 ``[rows]``; ``[rows, tasks]`` of several labels."""
+        return run_graph(self.session, self.tasks, feed)
 
     def score(self, rows: Sequence[Any]) -> np.ndarray:
-        """JSON objects -> probabilities, float32 ``[rows]``.
+        """JSON objects -> probabilities, float32 ``[rows]``; ``[rows, tasks]`` of several labels.
 
         Raises:
             RowError: a row that does not fit the features.
@@ -101,6 +107,24 @@ class Bundle:
 
     def golden(self) -> Golden:
         return Golden.model_validate_json((self.path / GOLDEN_FILE).read_bytes())
+
+
+def output_names(tasks: Sequence[str]) -> tuple[str, ...]:
+    """The graph's outputs: ``probability``, or one a task under its name."""
+    return tuple(tasks) or (OUTPUT,)
+
+
+def run_graph(session: Any, tasks: Sequence[str], feed: dict[str, np.ndarray]) -> np.ndarray:
+    """Probabilities, float32 ``[rows]``; ``[rows, tasks]`` of several labels."""
+    outputs = session.run(list(output_names(tasks)), feed)
+    return np.stack(outputs, axis=1) if tasks else outputs[0]
+
+
+def as_lists(probabilities: np.ndarray, tasks: Sequence[str]) -> list[float] | dict[str, list[float]]:
+    """As JSON has them: a list, or one for each of several tasks."""
+    if not tasks:
+        return probabilities.tolist()
+    return {task: column.tolist() for task, column in zip(tasks, probabilities.T, strict=True)}
 
 
 def open_session(model: Path, threads: int | None = None) -> Any:

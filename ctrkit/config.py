@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.schema import Feature, Kind, Settings
 
+TASK_NAME = r"[A-Za-z][A-Za-z0-9_]*"
+
 
 class FileLayout(Settings):
     """How a file is laid out. What is left out is read off the file's name (``.csv``, ``.tsv.gz``, ``.parquet``, ``.jsonl`` ...)."""
@@ -196,6 +198,9 @@ class Training(Settings):
         default="auto", description="of the dense arch's matrix products in training; auto: bf16 where the processor has it in hardware"
     )
     compile: bool = Field(default=False, description="torch.compile the dense arch")
+    task_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="of several labels: factor of a label's logloss in the loss; 1 where none is given"
+    )
     seed: int = 2021
     threads: int | None = Field(default=None, ge=1, description="CPU threads; default all cores")
 
@@ -213,7 +218,9 @@ class Experiment(Settings):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     data: Data
-    label: str = Field(description="a column of 0 and 1, or an expression such as 'rating >= 4'")
+    label: str | dict[str, str] = Field(
+        description="a column of 0 and 1, or an expression such as 'rating >= 4'; several labels: a name for each, the main one first"
+    )
     group: str | None = Field(default=None, description="column whose groups gauc averages over, such as user_id")
     split: Split = Field(default_factory=Split)
     features: tuple[Feature, ...] = Field(min_length=1)
@@ -270,6 +277,39 @@ class Experiment(Settings):
         if made and self.data.path is None and self.data.valid is None:
             raise ValueError(f"the history '{made[0]}' needs data.valid: rows held out of the train files would be known to training rows")
         return self
+
+    @field_validator("label", mode="plain")
+    @classmethod
+    def _label_or_labels(cls, label: object) -> str | dict[str, str]:
+        if isinstance(label, str):
+            return label
+        if not isinstance(label, dict) or not all(isinstance(text, str) for text in label.values()):
+            raise ValueError("give a column or an expression, or names with one each, such as {click: is_click, like: is_like}")
+        if len(label) < 2:
+            raise ValueError("give two names or more, or the column or expression alone")
+        for name in label:
+            if not isinstance(name, str) or not re.fullmatch(TASK_NAME, name):
+                raise ValueError(f"'{name}' cannot name a label: use letters, digits and '_', starting with a letter")
+        return label
+
+    @model_validator(mode="after")
+    def _tasks_fit(self) -> "Experiment":
+        taken = [name for name in self.tasks if name in {f.name for f in self.features}]
+        if taken:
+            raise ValueError(f"label: '{taken[0]}' is the name of a feature too; call the label otherwise")
+        weights = self.training.task_weights
+        for name in weights:
+            if name not in self.tasks:
+                known = nearest(name, self.tasks) if self.tasks else "There is one label"
+                raise ValueError(f"training.task_weights: no label '{name}'. {known}")
+        if self.tasks and all(weights.get(name, 1.0) == 0 for name in self.tasks):
+            raise ValueError("training.task_weights: one must be above 0")
+        return self
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the labels, the main one first; none for one label alone."""
+        return tuple(self.label) if isinstance(self.label, dict) else ()
 
     @model_validator(mode="after")
     def _names_once(self) -> "Experiment":

@@ -166,10 +166,14 @@ class IdField(Settings):
 
 
 class Inputs(Settings):
-    """What a model is built from: its fields, in the order of the schema."""
+    """What a model is built from: its fields, in the order of the schema, and the names of the labels it predicts.
+
+    ``tasks`` has the main label first; it is empty for one label alone.
+    """
 
     id_fields: tuple[IdField, ...]
     numeric_fields: tuple[str, ...]
+    tasks: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:

@@ -60,8 +60,10 @@ def print_profile(dataset: Dataset, screen: Terminal) -> None:
         for name, about in profile["features"].items()
     ]
     screen.table(("feature", "kind", "transform", "values", "table rows", "missing", "unknown in test"), rows)
-    rates = ", ".join(f"{split} {about['ctr']:.2%}" for split, about in profile["splits"].items())
-    screen.console.print(f"Click rate: {rates}")
+    splits = profile["splits"].items()
+    rates = {name: [(split, about["rates"][name]) for split, about in splits] for name in dataset.inputs.tasks}
+    for name, of_splits in (rates or {"Click": [(split, about["ctr"]) for split, about in splits]}).items():
+        screen.console.print(f"{name} rate: {', '.join(f'{split} {rate:.2%}' for split, rate in of_splits)}", markup=False)
     screen.console.print(
         f"Prepared {dataset.path}: {_rows(dataset)}; {summary['rows_per_s']:,.0f} rows/s, peak memory {summary['peak_mb']:,.0f} MB.",
         style="green",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
 
     from ctrkit.bundle import Bundle
@@ -29,7 +30,9 @@ def score(
     keep: Sequence[str] = (),
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Writes a column ``probability``, one row a row of the input and in its order; {rows, rows_per_s, output, seconds}.
+    """Writes a column ``probability``, or one for each of several tasks, one row a row of the input and in its order.
+
+    Gives {rows, rows_per_s, output, seconds}.
 
     Args:
         bundle: a version's folder, or a model's folder for its latest version.
@@ -49,16 +52,18 @@ def score(
 
     import polars as pl
 
-    from ctrkit.bundle import OUTPUT, open_bundle
+    from ctrkit.bundle import open_bundle, output_names
     from ctrkit.config import FileLayout, load_config
     from ctrkit.data.files import find_files
     from ctrkit.data.readers import LogReader
     from ctrkit.errors import CtrkitError
 
-    if OUTPUT in keep:
-        raise CtrkitError(f"the input's column '{OUTPUT}' cannot be kept: the predictions have that name")
     threads = threads or os.cpu_count() or 1
     opened = open_bundle(bundle, threads=1)
+    outputs = output_names(opened.tasks)
+    for name in keep:
+        if name in outputs:
+            raise CtrkitError(f"the input's column '{name}' cannot be kept: the predictions have that name")
     data = load_config(config).data if config else None
     needed = [*(feature.name for feature in opened.features), *keep]
     log = LogReader(data or FileLayout(), find_files(str(input)), data.joins if data else (), needed, READ_ROWS)
@@ -67,17 +72,18 @@ def score(
     rows = 0
     with _output(Path(output)) as write:
         for frame, probabilities in _predictions(opened, log.chunks(), threads):
-            write(pl.DataFrame([*frame.select(keep).get_columns(), probabilities.alias(OUTPUT)]))
+            columns = zip(outputs, probabilities.reshape(-1, len(outputs)).T, strict=True)
+            write(pl.DataFrame([*frame.select(keep).get_columns(), *(pl.Series(name, column) for name, column in columns)]))
             rows += frame.height
         if not rows:
-            write(pl.DataFrame(schema={**dict.fromkeys(keep, pl.String), OUTPUT: pl.Float32}))
+            write(pl.DataFrame(schema={**dict.fromkeys(keep, pl.String), **dict.fromkeys(outputs, pl.Float32)}))
     seconds = time.perf_counter() - start
     if screen:
         screen.console.print(f"scored {rows:,} rows in {seconds:.1f} s ({rows / seconds:,.0f} rows/s): {output}")
     return {"rows": rows, "rows_per_s": round(rows / seconds, 1), "output": str(output), "seconds": round(seconds, 3)}
 
 
-def _predictions(bundle: "Bundle", chunks: "Iterable[Chunk]", threads: int) -> "Iterator[tuple[pl.DataFrame, pl.Series]]":
+def _predictions(bundle: "Bundle", chunks: "Iterable[Chunk]", threads: int) -> "Iterator[tuple[pl.DataFrame, np.ndarray]]":
     """Each chunk's rows with their probabilities. Batches run side by side, one thread each; at most two chunks are under way."""
     from collections import deque
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -92,8 +98,8 @@ def _predictions(bundle: "Bundle", chunks: "Iterable[Chunk]", threads: int) -> "
         batches = [frame.slice(start, BATCH_ROWS) for start in range(0, frame.height, BATCH_ROWS)]
         return [pool.submit(bundle.predict, bundle.feed(frame_to_columns(batch, bundle.features))) for batch in batches]
 
-    def finish(frame: pl.DataFrame, batches: list[Future[np.ndarray]]) -> tuple[pl.DataFrame, pl.Series]:
-        return frame, pl.Series(np.concatenate([batch.result() for batch in batches]))
+    def finish(frame: pl.DataFrame, batches: list[Future[np.ndarray]]) -> tuple[pl.DataFrame, np.ndarray]:
+        return frame, np.concatenate([batch.result() for batch in batches])
 
     with ThreadPoolExecutor(threads, "ctrkit-score") as pool:
         under_way: deque[tuple[pl.DataFrame, list[Future[np.ndarray]]]] = deque()

@@ -19,7 +19,7 @@ def train_experiment(experiment: Experiment, run_dir: Path | None, resume: bool,
     Returns:
         ``{run, valid, test, samples_per_s, params, epochs, seconds, ..}``; ``valid`` and ``test`` hold the metrics of the best weights.
     """
-    check_settings(experiment.model.name, experiment.model.settings)
+    check_settings(experiment.model.name, experiment.model.settings, experiment.tasks)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and open_dataset(experiment) is None:
         raise CtrkitError(
             f"several processes train on a prepared dataset, and there is none at '{dataset_dir(experiment)}'",
@@ -33,9 +33,12 @@ def train_experiment(experiment: Experiment, run_dir: Path | None, resume: bool,
 
 
 def print_metrics(splits: dict[str, dict[str, float]], screen: Terminal) -> None:
-    """A table of metrics, one row a split."""
-    names = list(dict.fromkeys(name for metrics in splits.values() for name in metrics))
-    rows = [
-        (split, *(f"{metrics[name]:.5f}" if name in metrics else "-" for name in names)) for split, metrics in splits.items() if metrics
-    ]
+    """A table of metrics, one row a split, or one a split and task."""
+    names = list(dict.fromkeys(name for metrics in splits.values() for name in metrics if "/" not in name))
+    rows = []
+    for split, metrics in splits.items():
+        tasks = dict.fromkeys(name.partition("/")[0] for name in metrics if "/" in name)
+        for title, prefix in [(f"{split} {task}", f"{task}/") for task in tasks] or [(split, "")]:
+            if metrics:
+                rows.append((title, *(f"{metrics[prefix + name]:.5f}" if prefix + name in metrics else "-" for name in names)))
     screen.table(("split", *names), rows)

@@ -22,7 +22,7 @@ def validate_experiment(experiment: Experiment, screen: Terminal) -> dict[str, A
     """
     problems: list[str] = []
     needed = _noting(problems, lambda: check_columns(experiment))
-    _noting(problems, lambda: check_settings(experiment.model.name, experiment.model.settings))
+    _noting(problems, lambda: check_settings(experiment.model.name, experiment.model.settings, experiment.tasks))
     if problems:
         raise CtrkitError(" ".join(problems))
     part = "path" if experiment.data.path is not None else "train"
@@ -35,11 +35,15 @@ def validate_experiment(experiment: Experiment, screen: Terminal) -> dict[str, A
     if unused:
         screen.console.print(f"Columns not used: {', '.join(unused)}", style="dim", markup=False)
     screen.console.print(
-        f"'{experiment.name}' fits its log: {len(experiment.features)} features, label '{experiment.label}', model {experiment.model.name}.",
+        f"'{experiment.name}' fits its log: {len(experiment.features)} features, {_labels(experiment)}, model {experiment.model.name}.",
         style="green",
         markup=False,
     )
     return {"ok": True, "name": experiment.name, "features": len(experiment.features), "columns": len(columns), "unused": unused}
+
+
+def _labels(experiment: Experiment) -> str:
+    return f"labels {', '.join(experiment.tasks)}" if experiment.tasks else f"label '{experiment.label}'"
 
 
 def _noting(problems: list[str], check: Callable[[], Any]) -> Any:

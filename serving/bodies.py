@@ -17,7 +17,9 @@ class ScoreRequest(BaseModel):
 class ScoreResponse(BaseModel):
     model: str
     version: int
-    probabilities: list[float] = Field(description="one a row, in the rows' order")
+    probabilities: list[float] | dict[str, list[float]] = Field(
+        description="one a row, in the rows' order; of a model of several tasks a list for each, under its name"
+    )
 
 
 class RankRequest(BaseModel):
@@ -28,11 +30,12 @@ class RankRequest(BaseModel):
         description="the other features, one object a candidate", examples=[[{"item_id": "i7"}, {"item_id": "i9"}]]
     )
     top_k: int | None = Field(None, ge=1, description="how many to return; all without it")
+    task: str | None = Field(None, description="of a model of several tasks: which one ranks; without it the main one")
 
 
 class RankedCandidate(BaseModel):
     index: int = Field(description="place in the request's candidates")
-    score: float = Field(description="click probability")
+    score: float = Field(description="probability of a click, or of the task that ranks")
     candidate: Row
 
 
@@ -61,7 +64,7 @@ class FeatureDescription(BaseModel):
 class ModelDescription(ModelSummary):
     model: str = Field(description="the model's name in ctrkit, such as autoint")
     created: str
-    label: str
+    label: str | dict[str, str] = Field(description="what is predicted; of several tasks what each is, the main one first")
     features: list[FeatureDescription]
     metrics: dict[str, Any]
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from ctrkit.bundle import Bundle
+from ctrkit.bundle import Bundle, as_lists
 from ctrkit.errors import nearest
 from ctrkit.feeds import RowError
 
@@ -32,7 +32,9 @@ class TooLarge(Exception):
 
 
 def score(bundle: Bundle, body: bytes, max_rows: int) -> dict[str, Any]:
-    """``{"rows": [...]}`` -> model, version and probabilities in the rows' order; no rows give no probabilities.
+    """``{"rows": [...]}`` -> model, version and probabilities in the rows' order, a list for each of several tasks.
+
+    No rows give no probabilities.
 
     Raises:
         InvalidBody: no such JSON, or a row that does not fit the model's features.
@@ -44,19 +46,19 @@ def score(bundle: Bundle, body: bytes, max_rows: int) -> dict[str, Any]:
         probabilities = bundle.score(rows)
     except RowError as error:
         raise InvalidBody(_place("rows", error), str(error).rstrip(".")) from None
-    return {**_served(bundle), "probabilities": probabilities.tolist()}
+    return {**_served(bundle), "probabilities": as_lists(probabilities, bundle.tasks)}
 
 
 def rank(bundle: Bundle, body: bytes, max_rows: int) -> dict[str, Any]:
-    """``{"context": {...}, "candidates": [...], "top_k": n}`` -> the candidates, the highest probability first.
+    """``{"context": {...}, "candidates": [...], "top_k": n, "task": name}`` -> the candidates, the highest probability first.
 
-    Equal probabilities keep the candidates' order.
+    Equal probabilities keep the candidates' order. Of several tasks the main one ranks, unless another is named.
 
     Raises:
         InvalidBody: no such JSON, or context and a candidate do not make a row of the model's features.
         TooLarge: more than ``max_rows`` candidates.
     """
-    content = _parse(body, required=["candidates"], optional=["context", "top_k"])
+    content = _parse(body, required=["candidates"], optional=["context", "top_k", "task"])
     candidates = _rows(content, "candidates", max_rows)
     context = content.get("context")
     if not isinstance(context := {} if context is None else context, dict):
@@ -64,13 +66,15 @@ def rank(bundle: Bundle, body: bytes, max_rows: int) -> dict[str, Any]:
     top_k = content.get("top_k")
     if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
         raise InvalidBody(("top_k",), f"top_k: expected an integer from 1, got {top_k!r}")
+    task = _task(content.get("task"), bundle.tasks)
     try:
-        scores = bundle.score([_joined(context, candidate, index) for index, candidate in enumerate(candidates)])
+        probabilities = bundle.score([_joined(context, candidate, index) for index, candidate in enumerate(candidates)])
     except RowError as error:
         if error.field in context:
             raise InvalidBody(("context", str(error.field)), f"context, field {error.field!r}: {error.reason}") from None
         where = f"candidate {error.row}, field {error.field!r}"
         raise InvalidBody(_place("candidates", error), f"{where}: {error.reason}") from None
+    scores = probabilities[:, task] if bundle.tasks else probabilities
     order = np.argsort(-scores, kind="stable")[:top_k]
     ranked = [{"index": int(i), "score": float(scores[i]), "candidate": candidates[i]} for i in order]
     return {**_served(bundle), "candidates": ranked}
@@ -94,6 +98,16 @@ def _check_keys(content: dict[str, Any], required: Iterable[str], known: list[st
     for key in content:
         if key not in known:
             raise InvalidBody((key,), f"unknown key '{key}'. {nearest(key, known)}")
+
+
+def _task(name: Any, tasks: Sequence[str]) -> int:
+    """Place of the task that ranks."""
+    if name is None:
+        return 0
+    if name not in tasks:
+        known = nearest(str(name), list(tasks)) if tasks else "This model has one task: leave 'task' out"
+        raise InvalidBody(("task",), f"unknown task {name!r}. {known}")
+    return tasks.index(name)
 
 
 def _rows(content: dict[str, Any], key: str, most: int) -> list[Any]:

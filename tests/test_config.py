@@ -284,6 +284,45 @@ def test_a_unified_embedding_needs_a_feature_to_look_up(load: Any) -> None:
     assert "no feature is looked up" in message(load, text)
 
 
+# -- several labels
+
+
+def test_several_labels_have_names_and_an_order(load: Any) -> None:
+    assert load(SMALL).tasks == ()
+    experiment = load(SMALL, "label={watched: seconds > 9, click: is_click}", "training.task_weights.click=0.5")
+    assert experiment.tasks == ("watched", "click") and experiment.label == {"watched": "seconds > 9", "click": "is_click"}
+    assert load(to_yaml(experiment)).tasks == ("watched", "click")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("label=3", "label: give a column or an expression, or names with one each, such as {click: is_click, like: is_like}, not 3"),
+        ("label=[a, b]", "label: give a column or an expression"),
+        ("label={a: x, b: 1}", "label: give a column or an expression"),
+        ("label={a: x}", "label: give two names or more, or the column or expression alone"),
+        ("label={a: x, b-c: y}", "'b-c' cannot name a label"),
+        ("label={a: x, 2: y}", "'2' cannot name a label"),
+        ("label={a: x, user: y}", "label: 'user' is the name of a feature too"),
+        ("training.task_weights={click: 2}", "training.task_weights: no label 'click'. There is one label"),
+    ],
+)
+def test_labels_that_are_none(load: Any, override: str, expected: str) -> None:
+    assert expected in message(load, SMALL, override)
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ("{clik: 2}", "no label 'clik'. Did you mean 'click'?"),
+        ("{click: -1}", "task_weights.click: "),
+        ("{click: 0, like: 0}", "must be above 0"),
+    ],
+)
+def test_weights_that_fit_no_label(load: Any, weights: str, expected: str) -> None:
+    assert expected in message(load, SMALL, "label={click: x, like: y}", f"training.task_weights={weights}")
+
+
 # -- files and environment
 
 

@@ -15,7 +15,7 @@ class Batch:
     Attributes:
         sparse: ids of all id fields; keys in the order of ``Inputs.id_fields``, values int64.
         dense: ``[batch, numeric fields]`` float32; NaN is missing.
-        labels: ``[batch]`` float32, 0 or 1.
+        labels: ``[batch]`` float32, 0 or 1; ``[batch, tasks]`` of several labels.
         groups: int64 ``[batch]`` group ids for gauc, None without a group column.
     """
 

@@ -13,7 +13,7 @@ from ctrkit.transforms.canonical import canonicalise
 
 
 class Columns:
-    """The experiment's label, features, group and time, found in the headers of its log and side tables.
+    """The experiment's labels, features, group and time, found in the headers of its log and side tables.
 
     Attributes:
         stored: the features that are columns of the log; the others are histories to be made.
@@ -31,14 +31,17 @@ class Columns:
         self.readers: dict[Part, LogReader] = {part: open_log(data, part=part) for part in parts}
         self.features = experiment.features
         self.stored = tuple(f for f in self.features if f.history is None)
-        self.label = LabelRule(experiment.label, self.readers[parts[0]])
-        self.histories = [HistoryRule(f, self.readers[parts[0]]) for f in self.features if f.history is not None]
+        first = self.readers[parts[0]]
+        label = experiment.label
+        self.labels = [LabelRule(label, first)] if isinstance(label, str) else [LabelRule(t, first, task) for task, t in label.items()]
+        self.histories = [HistoryRule(f, first) for f in self.features if f.history is not None]
         self.group = experiment.group
         self.time = TimeRule(split.column) if split.by == "time" and split.column and data.path is not None else None
-        leaks = [f.name for f in self.features if f.name in self.label.columns]
-        if leaks:
-            raise CtrkitError(f"the label '{experiment.label}' is made of the feature '{leaks[0]}'", "Remove it from features")
-        taken = [h.feature.name for h in self.histories if h.feature.name in self.readers[parts[0]].columns()]
+        for rule in self.labels:
+            leaks = [f.name for f in self.features if f.name in rule.columns]
+            if leaks:
+                raise CtrkitError(f"the label '{rule.text}' is made of the feature '{leaks[0]}'", "Remove it from features")
+        taken = [h.feature.name for h in self.histories if h.feature.name in first.columns()]
         if taken:
             raise CtrkitError(
                 f"the history '{taken[0]}' is to be made, and the log has a column of that name",
@@ -46,19 +49,19 @@ class Columns:
             )
         others = [name for name in (self.group, self.time.column if self.time else None) if name]
         others += [name for history in self.histories for name in history.columns]
-        self.needed = list(dict.fromkeys([*self.label.columns, *(f.name for f in self.stored), *others]))
+        self.needed = list(dict.fromkeys([*(c for rule in self.labels for c in rule.columns), *(f.name for f in self.stored), *others]))
         for reader in self.readers.values():
             reader.require(self.needed)
             reader.needed = self.needed
             reader.numbers = [f.name for f in self.features if f.kind is Kind.NUMERIC]
 
     def read(self, chunk: Chunk) -> pl.DataFrame:
-        """The canonical features, ``@label``, ``@group`` and ``@time`` if there are such, and what histories are made of.
+        """The canonical features, the labels (``label_columns``), ``@group`` and ``@time`` if there are such, and what histories are made of.
 
         Raises:
             CtrkitError: a cell that cannot be what it should be, with file, row and column.
         """
-        extra = [self.label.values(chunk)]
+        extra = [rule.values(chunk) for rule in self.labels]
         if self.group:
             extra.append(group_ids(chunk.frame[self.group]))
         if self.time:

@@ -37,7 +37,7 @@ class Dataset:
             self._about: dict[str, Any] = json.loads((self.path / FILE).read_text(encoding="utf8"))
             self.name: str = self._about["name"]
             self.fingerprint: str = self._about["fingerprint"]
-            self.label: str = self._about["label"]
+            self.label: str | dict[str, str] = self._about["label"]
             self.group: str | None = self._about["group"]
             self.inputs = Inputs.model_validate(self._about["inputs"])
             self.features = tuple(Feature.model_validate(feature) for feature in self._about["features"])
@@ -80,7 +80,7 @@ def fingerprint(experiment: Experiment) -> str:
     data = experiment.data
     paths = [path for path in (data.path, data.train, data.valid, data.test) if path is not None] + [join.path for join in data.joins]
     files = [(file, os.stat(file).st_size, os.stat(file).st_mtime_ns) for path in paths for file in find_files(path)]
-    text = json.dumps([settings, files, experiment.export.golden_rows], sort_keys=True)
+    text = json.dumps([settings, files, experiment.export.golden_rows, *experiment.tasks], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -31,7 +31,7 @@ class HistoryRule:
         self.feature = feature
         self.by = feature.history.by
         self.time = TimeRule(feature.history.time, f"{place}.time")
-        self.where = LabelRule(feature.history.where, reader, f"{place}.where") if feature.history.where else None
+        self.where = LabelRule(feature.history.where, reader, setting=f"{place}.where") if feature.history.where else None
         self.columns = [self.by, self.time.column, *(self.where.columns if self.where else ())]
 
     def values(self, chunk: Chunk) -> list[pl.Series]:

@@ -97,4 +97,20 @@ KNOWN_LOGS = (
         "https://kuairand.com",
         ("kuairand-1k/processed_standard_kcore_15.csv.gz",),
     ),
+    KnownLog(
+        "kuairand-multitask",
+        "41,828",
+        "The same, with two labels: clicked, and watched long",
+        "CC BY-SA 4.0",
+        "https://kuairand.com",
+        ("kuairand-1k/processed_standard_kcore_15.csv.gz",),
+    ),
+    KnownLog(
+        "census-income",
+        "99,762",
+        "People of the US census of 1994 and 1995, with two labels: income above 50,000 dollars, and never married",
+        "the UCI repository's terms",
+        "http://archive.ics.uci.edu/ml/datasets/Census-Income+(KDD)",
+        ("census-income/census-income.test.gz",),
+    ),
 )

@@ -1,5 +1,7 @@
 """From the log's columns to the label, the group id and the time of each row."""
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from ctrkit.data.readers import Chunk, LogReader
@@ -8,23 +10,30 @@ from ctrkit.errors import CtrkitError, nearest
 LABEL, GROUP, TIME = "@label", "@group", "@time"
 
 
+def label_columns(tasks: Sequence[str]) -> list[str]:
+    """A dataset's columns of labels: ``@label``, or ``@label:<task>`` for each of several."""
+    return [f"{LABEL}:{task}" for task in tasks] or [LABEL]
+
+
 class LabelRule:
     """A column of 0 and 1 (or true and false), or an SQL expression such as ``rating >= 4`` that gives them.
 
     A text column inside an expression is a number if all its cells in the first chunk are numbers.
 
     Args:
-        text: the experiment's ``label``.
+        text: the experiment's ``label``, or one of them.
         reader: of the log whose columns it may name.
+        task: the label's name among several.
         setting: where it stands in the config, for errors.
 
     Raises:
         CtrkitError: no such column, or no expression.
     """
 
-    def __init__(self, text: str, reader: LogReader, setting: str = "label") -> None:
+    def __init__(self, text: str, reader: LogReader, task: str | None = None, setting: str = "label") -> None:
         self.text = text
-        self.setting = setting
+        self._place = f"label.{task}" if task else setting
+        (self._column,) = label_columns([task] if task else [])
         available = reader.columns()
         self._numeric: list[str] | None = None
         if text in available:
@@ -34,10 +43,12 @@ class LabelRule:
         try:
             self._expression = pl.sql_expr(text)
         except pl.exceptions.PolarsError as error:
-            raise CtrkitError(f"{setting}: '{text}' is neither a column nor an expression: {error}", nearest(text, available)) from error
+            raise CtrkitError(
+                f"{self._place}: '{text}' is neither a column nor an expression: {error}", nearest(text, available)
+            ) from error
         self.columns = list(dict.fromkeys(self._expression.meta.root_names()))
         if not self.columns:
-            raise CtrkitError(f"{setting}: '{text}' names no column of the log", nearest(text, available))
+            raise CtrkitError(f"{self._place}: '{text}' names no column of the log", nearest(text, available))
         reader.require(self.columns)
 
     def values(self, chunk: Chunk) -> pl.Series:
@@ -58,7 +69,7 @@ class LabelRule:
             labels = raw.cast(pl.Float32)
         else:
             raise CtrkitError(
-                f"{self.setting}: '{self.text}' is of type {raw.dtype}", "It must be 0 and 1; write an expression such as 'rating >= 4'"
+                f"{self._place}: '{self.text}' is of type {raw.dtype}", "It must be 0 and 1; write an expression such as 'rating >= 4'"
             )
         wrong = ((labels != 0) & (labels != 1)).fill_null(True)
         if wrong.any():
@@ -66,13 +77,13 @@ class LabelRule:
             value = raw[row]
             if value is None:
                 raise CtrkitError(
-                    f"{self.setting}: '{self.text}' is missing in {chunk.place(row)}", "Every row needs one: remove those rows"
+                    f"{self._place}: '{self.text}' is missing in {chunk.place(row)}", "Every row needs one: remove those rows"
                 )
             raise CtrkitError(
-                f"{self.setting}: '{self.text}' is {value!r} in {chunk.place(row)}",
+                f"{self._place}: '{self.text}' is {value!r} in {chunk.place(row)}",
                 f"It must be 0 or 1; for other values write an expression, such as '{self.columns[0]} >= 1'",
             )
-        return labels.alias(LABEL)
+        return labels.alias(self._column)
 
     def _evaluate(self, chunk: Chunk, expression: pl.Expr) -> pl.Series:
         frame = chunk.frame.select(self.columns)
@@ -83,14 +94,14 @@ class LabelRule:
             row = _first_non_number(frame[name])
             if row is not None:
                 raise CtrkitError(
-                    f"{self.setting}: '{self.text}' needs numbers, and '{name}' is {frame[name][row]!r} in {chunk.place(row)}",
+                    f"{self._place}: '{self.text}' needs numbers, and '{name}' is {frame[name][row]!r} in {chunk.place(row)}",
                     "Mend or remove that row",
                 )
         try:
             return frame.select(pl.col(self._numeric).cast(pl.Float64), pl.exclude(self._numeric)).select(expression).to_series()
         except pl.exceptions.PolarsError as error:
             raise CtrkitError(
-                f"{self.setting}: '{self.text}' cannot be computed: {str(error).splitlines()[0]}",
+                f"{self._place}: '{self.text}' cannot be computed: {str(error).splitlines()[0]}",
                 "Compare numbers with numbers and text with 'text'",
             ) from error
 

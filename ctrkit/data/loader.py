@@ -19,7 +19,7 @@ from torchrec import KeyedJaggedTensor
 
 from ctrkit.data.batch import Batch
 from ctrkit.data.dataset import Dataset
-from ctrkit.data.labels import GROUP, LABEL
+from ctrkit.data.labels import GROUP, label_columns
 from ctrkit.errors import CtrkitError
 
 PREFETCHED_BATCHES = 4
@@ -164,7 +164,7 @@ class _Rows:
         ids: ``[rows, single-valued id fields]`` int64.
         bags: values and offsets ``[rows + 1]`` of each multi-valued id field.
         dense: ``[rows, numeric fields]`` float32.
-        labels: ``[rows]`` float32.
+        labels: ``[rows]`` float32, ``[rows, tasks]`` of several labels.
         groups: ``[rows]`` int64.
     """
 
@@ -213,8 +213,9 @@ class _Columns:
         self._single = [field.name for field in dataset.inputs.id_fields if not field.multi_valued]
         self._bags = [field.name for field in dataset.inputs.id_fields if field.multi_valued]
         self._dense = list(dataset.inputs.numeric_fields)
+        self._labels = label_columns(dataset.inputs.tasks)
         self._grouped = dataset.group is not None
-        self._names = [*self._keys, *self._dense, LABEL, *([GROUP] if self._grouped else [])]
+        self._names = [*self._keys, *self._dense, *self._labels, *([GROUP] if self._grouped else [])]
         # place of each id field among [single-valued fields..., bags...]
         self._place = [([*self._single, *self._bags]).index(key) for key in self._keys]
 
@@ -235,7 +236,7 @@ class _Columns:
         count = sum(unit.rows for unit in units)
         ids = np.empty((count, len(self._single)), np.int64)
         dense = np.empty((count, len(self._dense)), np.float32)
-        labels = np.empty(count, np.float32)
+        labels = np.empty((count, len(self._labels)), np.float32)
         groups = np.empty(count, np.int64) if self._grouped else None
         bags: list[list[np.ndarray]] = [[] for _ in self._bags]
         lengths: list[list[np.ndarray]] = [[] for _ in self._bags]
@@ -250,13 +251,14 @@ class _Columns:
             for i, name in enumerate(self._bags):
                 bags[i].append(_integers(columns[name].flatten(), name, unit.path))
                 lengths[i].append(columns[name].value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
-            labels[start:stop] = columns[LABEL].to_numpy(zero_copy_only=False)
+            for i, name in enumerate(self._labels):
+                labels[start:stop, i] = columns[name].to_numpy(zero_copy_only=False)
             if groups is not None:
                 groups[start:stop] = _integers(columns[GROUP], GROUP, unit.path)
             start = stop
         offsets = [np.concatenate([[0], np.cumsum(np.concatenate(parts), dtype=np.int64)]) for parts in lengths]
         values = [np.concatenate(parts) for parts in bags]
-        return _Rows(ids, list(zip(values, offsets, strict=True)), dense, labels, groups)
+        return _Rows(ids, list(zip(values, offsets, strict=True)), dense, labels[:, 0] if len(self._labels) == 1 else labels, groups)
 
     def _decode(self, unit: _RowGroup) -> dict[str, pa.Array]:
         try:

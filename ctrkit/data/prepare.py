@@ -96,7 +96,7 @@ def _write(experiment: Experiment, columns: Columns, folder: Path, say: Progress
     transforms = _fit(columns.features, scratch, splitter, say)
     transforms.save(folder / "transforms")
 
-    profiler = Profiler(transforms, splitter.rows)
+    profiler = Profiler(transforms, splitter.rows, experiment.tasks)
     golden = _Golden("test" if splitter.rows["test"] else "valid", experiment.export.golden_rows)
     done = 0
     with ShardWriters(folder) as shards:
@@ -113,7 +113,7 @@ def _write(experiment: Experiment, columns: Columns, folder: Path, say: Progress
         "fingerprint": fingerprint(experiment),
         "label": experiment.label,
         "group": experiment.group,
-        "inputs": transforms.inputs.model_dump(mode="json"),
+        "inputs": transforms.inputs.model_copy(update={"tasks": experiment.tasks}).model_dump(mode="json"),
         "features": [feature.model_dump(mode="json") for feature in columns.features],
         "rows": splitter.rows,
         "profile": profiler.describe(),

@@ -1,11 +1,12 @@
 """Counts what is in each split, as chunks go by: the profile that ``prepare`` keeps with the dataset."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from ctrkit.data.labels import LABEL
+from ctrkit.data.labels import label_columns
 from ctrkit.data.splits import SPLITS
 from ctrkit.schema import MISSING_INT, Feature, Kind, Vocabulary
 from ctrkit.transforms.fitted import FittedTransforms
@@ -59,14 +60,17 @@ class Profiler:
     Args:
         transforms: the fitted ones.
         rows: rows of each split.
+        tasks: names of several labels.
     """
 
-    def __init__(self, transforms: FittedTransforms, rows: dict[str, int]) -> None:
+    def __init__(self, transforms: FittedTransforms, rows: dict[str, int], tasks: Sequence[str] = ()) -> None:
         self._transforms = transforms
         self._rows = rows
         self._features = transforms.features
         self._known = [f for f in self._features if isinstance(f.transform, Vocabulary)]
-        self._clicks = dict.fromkeys(SPLITS, 0.0)
+        self._tasks = tasks
+        self._labels = label_columns(tasks)
+        self._clicks = {split: np.zeros(len(self._labels)) for split in SPLITS}
         self._missing = {f.name: dict.fromkeys(SPLITS, 0) for f in transforms.features}
         self._unknown = {f.name: dict.fromkeys(SPLITS, 0) for f in transforms.features}
         self._values = {f.name: dict.fromkeys(SPLITS, 0) for f in transforms.features}
@@ -78,7 +82,7 @@ class Profiler:
         missing = [(encoded if f.multi_valued else raw).select(_missing(f, raw.schema[f.name])).item() for f in self._features]
         for index, feature in enumerate(self._features):
             self._missing[feature.name][split] += missing[index]
-        self._clicks[split] += float(encoded[LABEL].sum())
+        self._clicks[split] += [float(encoded[name].sum()) for name in self._labels]
         if self._known:
             values = encoded.select(_id_count(f) for f in self._known).row(0)
             unknown = encoded.select(_unknown(f) for f in self._known).row(0)
@@ -90,9 +94,14 @@ class Profiler:
                 numbers.add(raw[name].to_numpy(), self._every)
 
     def describe(self) -> dict[str, Any]:
-        """{splits: {split: {rows, ctr}}, features: {name: {...}}}."""
-        splits = {s: {"rows": n, "ctr": self._clicks[s] / n} for s, n in self._rows.items() if n}
+        """{splits: {split: {rows, ctr}}, features: {name: {...}}}; with several labels, ``ctr`` is the main one's and ``rates`` all's."""
+        splits = {split: self._split(split, rows) for split, rows in self._rows.items() if rows}
         return {"splits": splits, "features": {f.name: self._feature(f) for f in self._transforms.features}}
+
+    def _split(self, split: str, rows: int) -> dict[str, Any]:
+        rates = (self._clicks[split] / rows).tolist()
+        named = {"rates": dict(zip(self._tasks, rates, strict=True))} if self._tasks else {}
+        return {"rows": rows, "ctr": rates[0], **named}
 
     def _feature(self, feature: Feature) -> dict[str, Any]:
         present = {s: n for s, n in self._rows.items() if n}

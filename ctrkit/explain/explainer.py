@@ -57,6 +57,10 @@ class Explainer:
         self.fields = field_names(self.dataset.inputs)
         self._model, self._device = model, device
         self._arch = dense_arch_of(model)
+        if self.dataset.inputs.tasks:
+            raise CtrkitError(
+                f"the model of '{run_dir}' predicts several labels, and one logit can be explained", "Explain a model of one label"
+            )
         if any(group.unpooled for group in self._arch.groups(self._arch.dim)):
             raise CtrkitError(
                 f"the model of '{run_dir}' attends to the places of a sequence, which no field's contribution accounts for",
@@ -228,7 +232,8 @@ def open_run(run_dir: Path) -> Iterator[Explainer]:
     """Loads a finished run to explain it.
 
     Raises:
-        CtrkitError: no such run, an unfinished run, its dataset is gone, or a model that attends to sequences.
+        CtrkitError: no such run, an unfinished run, its dataset is gone, or a model of several labels or of
+            sequences place by place.
     """
     with trained_model(run_dir) as (model, worker):
         yield Explainer(run_dir, model, worker.device)

@@ -1,8 +1,8 @@
-"""The twin and the transforms' parts -> one ONNX graph: raw values in, probability out."""
+"""The twin and the transforms' parts -> one ONNX graph: raw values in, probability out, or one for each of several tasks."""
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,9 +10,10 @@ import onnx
 import onnx_ir
 import torch
 from onnx import helper
+from torch import Tensor, nn
 
 import ctrkit
-from ctrkit.bundle import MODEL_FILE, OUTPUT, WEIGHTS_FILE
+from ctrkit.bundle import MODEL_FILE, WEIGHTS_FILE, output_names
 from ctrkit.errors import CtrkitError
 from ctrkit.export.twin import Twin
 from ctrkit.transforms.onnx_part import IR_VERSION, OPSETS, OnnxPart
@@ -42,7 +43,7 @@ def write_model(folder: Path, twin: Twin, parts: Iterable[OnnxPart], *, name: st
     weights = sum(tensor.nbytes for tensor in tensors if tensor.nbytes >= _SMALLEST_EXTERNAL)
     if weights > min(external_bytes, _LARGEST_INLINE):
         onnx_ir.external_data.unload_from_model(exported, folder, WEIGHTS_FILE, size_threshold_bytes=_SMALLEST_EXTERNAL, alignment=4096)
-    model = _stitch(onnx_ir.to_proto(exported), list(parts), twin.input_names)
+    model = _stitch(onnx_ir.to_proto(exported), list(parts), twin.input_names, output_names(twin.inputs.tasks))
     model.graph.name = name
     model.model_version = version
     helper.set_model_props(model, {"ctrkit.name": name, "ctrkit.version": str(version), "ctrkit.release": ctrkit.__version__})
@@ -70,6 +71,17 @@ def refuse_loops(graph: onnx.GraphProto) -> None:
                 refuse_loops(inner)
 
 
+class _OutputsApart(nn.Module):
+    """The twin with ``[rows]`` for each task in place of ``[rows, tasks]``."""
+
+    def __init__(self, twin: Twin) -> None:
+        super().__init__()
+        self.twin = twin
+
+    def forward(self, encoded: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        return self.twin(encoded).unbind(1)
+
+
 def _export(twin: Twin) -> onnx_ir.Model:
     """The twin alone, any number of rows. Its weights stay the twin's tensors, not copies."""
     rows = torch.export.Dim("rows")
@@ -81,28 +93,30 @@ def _export(twin: Twin) -> onnx_ir.Model:
         if name.endswith(".lengths"):
             example[name] = torch.tensor([1, 0, 3])
     with _quiet(), torch.no_grad():
-        program = torch.export.export(twin.eval(), (example,), dynamic_shapes=(shapes,))
+        outputs = list(output_names(twin.inputs.tasks))
+        model = _OutputsApart(twin) if twin.inputs.tasks else twin
+        program = torch.export.export(model.eval(), (example,), dynamic_shapes=(shapes,))
         exported = torch.onnx.export(
-            program, dynamo=True, verbose=False, input_names=twin.input_names, output_names=[OUTPUT], opset_version=OPSETS[""]
+            program, dynamo=True, verbose=False, input_names=twin.input_names, output_names=outputs, opset_version=OPSETS[""]
         )
     assert exported is not None
     return exported.model
 
 
-def _stitch(model: onnx.ModelProto, parts: list[OnnxPart], inputs: list[str]) -> onnx.ModelProto:
+def _stitch(model: onnx.ModelProto, parts: list[OnnxPart], inputs: list[str], outputs: Sequence[str]) -> onnx.ModelProto:
     """Feeds the parts' outputs to the twin's inputs, by name."""
     onnx.compose.add_prefix(model, _PREFIX, inplace=True)
     graph = model.graph
     bridges = [helper.make_node("Identity", [name], [_PREFIX + name], name=f"{_PREFIX}bridge/{name}") for name in inputs]
-    last = helper.make_node("Identity", [_PREFIX + OUTPUT], [OUTPUT], name=f"{_PREFIX}bridge/{OUTPUT}")
-    nodes = [node for part in parts for node in part.nodes] + bridges + [_bare(node) for node in graph.node] + [last]
+    last = [helper.make_node("Identity", [_PREFIX + name], [name], name=f"{_PREFIX}bridge/{name}") for name in outputs]
+    nodes = [node for part in parts for node in part.nodes] + bridges + [_bare(node) for node in graph.node] + last
     for initializer in graph.initializer:
         del initializer.metadata_props[:]
     stitched = helper.make_graph(
         nodes,
         "ctrkit",
         [value for part in parts for value in part.inputs],
-        [helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ["rows"])],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows"]) for name in outputs],
         initializer=[*graph.initializer, *(value for part in parts for value in part.initializers)],
     )
     opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
-from ctrkit.bundle import OUTPUT
+from ctrkit.bundle import run_graph
 from ctrkit.data.batch import Batch
 from ctrkit.errors import CtrkitError
 from ctrkit.export.twin import Twin
@@ -22,7 +22,7 @@ TOLERANCE = 1e-5
 MANY_ROWS = 10_000
 
 Reference = Callable[[Batch], np.ndarray]
-"""The trained model: encoded rows -> probabilities ``[rows]``."""
+"""The trained model: encoded rows -> probabilities ``[rows]``, or ``[rows, tasks]``."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def check(session: Any, twin: Twin, reference: Reference, transforms: FittedTran
     Raises:
         CtrkitError: a difference above 1e-5, or a probability that is no number.
     """
-    features = transforms.features
+    features, tasks = transforms.features, twin.inputs.tasks
     missing, unknown = _missing(features), _unknown(features, golden)
     everything = pl.concat([golden, missing, unknown])
     many = pl.concat([everything] * -(-MANY_ROWS // everything.height)).head(MANY_ROWS)
@@ -53,21 +53,22 @@ def check(session: Any, twin: Twin, reference: Reference, transforms: FittedTran
     worst, golden_probabilities = 0.0, np.empty(0)
     for name, frame in frames.items():
         encoded = transforms.encode(frame)
-        exported = session.run([OUTPUT], columns_to_feed(frame_to_columns(frame, features), features))[0]
+        exported = run_graph(session, tasks, columns_to_feed(frame_to_columns(frame, features), features))
         trained = reference(to_batch(encoded, transforms.inputs))
         with torch.no_grad():
             rebuilt = twin(to_tensors(encoded, transforms.inputs)).numpy()
         for other, probabilities in (("ONNX", exported), ("serving twin", rebuilt)):
-            if probabilities.shape != (frame.height,):
+            if probabilities.shape != (frame.height, *([len(tasks)] if tasks else [])):
                 raise CtrkitError(f"the {other} model gives {probabilities.shape} probabilities for {frame.height} rows")
             difference = np.abs(probabilities.astype(np.float64) - trained)
             largest = float(difference.max())
             worst = max(worst, largest)
             if not largest <= TOLERANCE:  # NaN too
-                row = int(np.argmax(np.nan_to_num(difference, nan=np.inf)))
+                place = np.unravel_index(np.argmax(np.nan_to_num(difference, nan=np.inf)), difference.shape)
+                of = f" of '{tasks[place[1]]}'" if tasks else ""
                 raise CtrkitError(
-                    f"the {other} model is not the trained one: on the {name} rows, row {row}, it gives {probabilities[row]:.7g} "
-                    f"and the trained model {trained[row]:.7g}; {TOLERANCE:g} is allowed",
+                    f"the {other} model is not the trained one: on the {name} rows, row {place[0]}, it gives {probabilities[place]:.7g}{of} "
+                    f"and the trained model {trained[place]:.7g}; {TOLERANCE:g} is allowed",
                     "Nothing was exported. This is a fault of ctrkit or of a model of your own: please report it with the run's config.yaml",
                 )
         if frame is golden:

@@ -2,21 +2,16 @@
 
 from collections.abc import Sequence
 
-from ctrkit.bundle import OUTPUT
+from ctrkit.bundle import output_names
 from ctrkit.feeds import input_names
 from ctrkit.schema import Feature, Kind
 
 
-def triton_config(name: str, features: Sequence[Feature]) -> str:
+def triton_config(name: str, features: Sequence[Feature], tasks: Sequence[str] = ()) -> str:
     """The configuration's text. ``max_batch_size: 0`` since bags' values have another first dimension than rows."""
     inputs = ",\n".join(_tensor(tensor, kind) for feature in features for tensor, kind in _inputs(feature))
-    return (
-        f"name: {_quoted(name)}\n"
-        'backend: "onnxruntime"\n'
-        "max_batch_size: 0\n"
-        f"input [\n{inputs}\n]\n"
-        f"output [\n{_tensor(OUTPUT, 'TYPE_FP32')}\n]\n"
-    )
+    outputs = ",\n".join(_tensor(output, "TYPE_FP32") for output in output_names(tasks))
+    return f'name: {_quoted(name)}\nbackend: "onnxruntime"\nmax_batch_size: 0\ninput [\n{inputs}\n]\noutput [\n{outputs}\n]\n'
 
 
 def _inputs(feature: Feature) -> list[tuple[str, str]]:

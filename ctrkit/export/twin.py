@@ -1,4 +1,4 @@
-"""The serving twin: the trained model in plain tensors, ids in, probability out."""
+"""The serving twin: the trained model in plain tensors, ids in, probability out, or one for each of several tasks."""
 
 from collections.abc import Collection, Mapping
 
@@ -17,7 +17,7 @@ class Twin(nn.Module):
         inputs: the model's fields.
         tables: full weights, ``"<group>/<field>" -> [rows, dim]``, a sequence's being those of the field it is a history of; of a
             unified embedding ``"<group>/shared"``.
-        dense_arch: the trained dense arch, reused unchanged: ``(embeddings, dense) -> logits [batch]``.
+        dense_arch: the trained dense arch, reused unchanged: ``(embeddings, dense) -> logits [batch]`` or ``[batch, tasks]``.
         unpooled: the groups whose sequences are not pooled.
     """
 
@@ -44,7 +44,7 @@ class Twin(nn.Module):
         return names + [f"{name}@dense" for name in self.inputs.numeric_fields]
 
     def forward(self, encoded: dict[str, Tensor]) -> Tensor:
-        """Encoded features -> probability ``[rows]``.
+        """Encoded features -> probability ``[rows]``; ``[rows, tasks]`` of several labels.
 
         Args:
             encoded: ``name@id`` int64 ``[rows]`` of a single-valued field; ``name@ids`` int64 ``[total]``, 0 for a dropped

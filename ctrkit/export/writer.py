@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
 import orjson
 import polars as pl
 from torch import Tensor
@@ -24,11 +23,12 @@ from ctrkit.bundle import (
     GOLDEN_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
-    OUTPUT,
     Golden,
     Manifest,
+    as_lists,
     describe_files,
     open_session,
+    output_names,
     versions,
 )
 from ctrkit.errors import CtrkitError
@@ -38,7 +38,7 @@ from ctrkit.export.triton import triton_config
 from ctrkit.export.twin import Twin
 from ctrkit.feeds import input_names
 from ctrkit.models.base import RankingModel
-from ctrkit.schema import MISSING_INT
+from ctrkit.schema import MISSING_INT, Inputs
 from ctrkit.transforms import FittedTransforms
 
 
@@ -54,7 +54,7 @@ class Trained:
         reference: the model as it was trained, to compare with.
         golden: canonical raw rows to compare on and to keep in the bundle.
         run: name of the run.
-        label: column or expression it was trained on.
+        label: column or expression it was trained on, or one for each task, the main one first.
         metrics: of the run, one entry a split.
         profile: of the training data.
     """
@@ -66,9 +66,15 @@ class Trained:
     reference: Reference
     golden: pl.DataFrame
     run: str
-    label: str
+    label: str | dict[str, str]
     metrics: dict[str, Any]
     profile: dict[str, Any]
+
+    @property
+    def inputs(self) -> Inputs:
+        """The fields, as the transforms give them, and the tasks."""
+        tasks = tuple(self.label) if isinstance(self.label, dict) else ()
+        return self.transforms.inputs.model_copy(update={"tasks": tasks})
 
 
 @dataclass(frozen=True)
@@ -93,9 +99,10 @@ def write_bundle(trained: Trained, repo: str | Path, name: str, *, external_mb: 
         CtrkitError: a name that cannot be used, no room, or a graph that does not predict what the trained model does;
             nothing is left behind.
     """
-    features = trained.transforms.features
-    if any(OUTPUT in input_names(feature) for feature in features):
-        raise CtrkitError(f"a feature is named '{OUTPUT}', which is the name of the model's output", "Rename the column")
+    features, inputs = trained.transforms.features, trained.inputs
+    taken = {name for feature in features for name in input_names(feature)}.intersection(output_names(inputs.tasks))
+    if taken:
+        raise CtrkitError(f"a feature is named '{taken.pop()}', which is the name of the model's output", "Rename the column")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise CtrkitError(f"'{name}' cannot name a model", "Use letters, digits, '_', '.' and '-', starting with a letter or digit")
     model_folder = Path(repo) / name
@@ -104,12 +111,12 @@ def write_bundle(trained: Trained, repo: str | Path, name: str, *, external_mb: 
     try:
         scratch.mkdir(parents=True)
         unpooled = [group.name for group in trained.dense_arch.groups(trained.dense_arch.dim) if group.unpooled]
-        twin = Twin(trained.transforms.inputs, trained.tables, trained.dense_arch, unpooled).eval()
+        twin = Twin(inputs, trained.tables, trained.dense_arch, unpooled).eval()
         parts = trained.transforms.onnx_graph()
         write_model(scratch, twin, parts, name=name, version=number, external_bytes=external_mb * 2**20)
         session = open_session(scratch / MODEL_FILE)
         checked = check(session, twin, trained.reference, trained.transforms, trained.golden)
-        golden = Golden(rows=json_rows(trained.golden), probabilities=checked.probabilities.astype(np.float64).tolist())
+        golden = Golden(rows=json_rows(trained.golden), probabilities=as_lists(checked.probabilities, inputs.tasks))
         (scratch / GOLDEN_FILE).write_bytes(orjson.dumps(golden.model_dump()))
         manifest = Manifest(
             name=name,
@@ -119,7 +126,7 @@ def write_bundle(trained: Trained, repo: str | Path, name: str, *, external_mb: 
             run=trained.run,
             label=trained.label,
             features=features,
-            inputs=trained.transforms.inputs,
+            inputs=inputs,
             metrics=trained.metrics,
             profile=trained.profile,
             max_abs_diff=checked.max_abs_diff,
@@ -129,7 +136,7 @@ def write_bundle(trained: Trained, repo: str | Path, name: str, *, external_mb: 
         )
         (scratch / MANIFEST_FILE).write_bytes(orjson.dumps(manifest.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
         folder = model_folder / str(number)
-        _publish(scratch, folder, triton_config(name, features))
+        _publish(scratch, folder, triton_config(name, features, inputs.tasks))
     except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)
         with suppress(OSError):  # it holds other versions

@@ -34,7 +34,7 @@ class FieldMaps:
 
 
 class RankingModel(nn.Module):
-    """The dense arch of a ranking model: looked-up embeddings and numeric fields in, a logit out.
+    """The dense arch of a ranking model: looked-up embeddings and numeric fields in, a logit out, or one for each of several tasks.
 
     Plain tensors only, so that it exports; the tables are not part of it.
 
@@ -67,13 +67,17 @@ class RankingModel(nn.Module):
             dense: ``[batch, numeric fields]``, NaN is missing.
 
         Returns:
-            logits ``[batch]``.
+            logits ``[batch]``; of a multi-task model ``[batch, tasks]``.
         """
         raise NotImplementedError
 
     def explanations(self, embeddings: dict[str, Tensor], dense: Tensor) -> Sequence[FieldMaps]:
         """What the model itself can show of how it read these rows (arguments as of ``forward``); most have nothing."""
         return ()
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """What the logits are trained and measured against, of the log's labels: those, unless the model says otherwise."""
+        return labels
 
 
 def with_sequences(model: str, inputs: Inputs) -> tuple[Inputs, tuple[int, ...]]:
@@ -125,10 +129,12 @@ class CTRModel(nn.Module):
             unpooled = inputs.sequences if any(group.unpooled for group in groups) else ()
             self.tables = Tables(own_tables(inputs, groups), own_outputs(inputs, groups), settings, unpooled)
         self.dense_arch = dense_arch
+        self.tasks = dense_arch.inputs.tasks
+        self.targets = dense_arch.targets
         self.precision = precision
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits ``[batch]``, float32."""
+        """Logits ``[batch]`` or ``[batch, tasks]``, float32."""
         embeddings = self.dense_arch.join(self.tables(batch.sparse))
         device = batch.dense.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.training and use_bfloat16(self.precision, device)):

@@ -41,7 +41,7 @@ class BST(RankingModel):
                 f"model 'bst': heads ({s.heads}) must divide {2 * dim}, the width of a vector ({dim}) and its position's",
                 "Change model.heads or embedding.dim",
             )
-        others, self.targets = with_sequences("bst", inputs)
+        others, self.target_places = with_sequences("bst", inputs)
         self.vectors = FieldVectors(len(inputs.numeric_fields), dim)
         self.transformers = nn.ModuleList(Transformer(q.length, dim, s.layers, s.heads, s.dropout) for q in inputs.sequences)
         width = others.count * dim + sum((q.length + 1) * 2 * dim for q in inputs.sequences)
@@ -57,7 +57,7 @@ class BST(RankingModel):
     def forward(self, embeddings: dict[str, Tensor], dense: Tensor) -> Tensor:
         fields = embeddings["embedding"]
         parts = [self.vectors(fields, dense).flatten(1)]
-        for transformer, sequence, target in zip(self.transformers, self.inputs.sequences, self.targets, strict=True):
+        for transformer, sequence, target in zip(self.transformers, self.inputs.sequences, self.target_places, strict=True):
             history, mask = embeddings[f"embedding/{sequence.name}"], embeddings[f"mask/{sequence.name}"]
             parts.append(transformer(fields[:, target], history, mask))
         return self.tower(torch.cat(parts, dim=1)).squeeze(1)

@@ -36,7 +36,7 @@ class DIN(RankingModel):
     def __init__(self, inputs: Inputs, dim: int, settings: Settings) -> None:
         super().__init__(inputs, dim, settings)
         s = settings
-        others, self.targets = with_sequences("din", inputs)
+        others, self.target_places = with_sequences("din", inputs)
         self.vectors = FieldVectors(len(inputs.numeric_fields), dim)
         self.units = nn.ModuleList(ActivationUnit(dim, s.attention_hidden, s.activation) for _ in inputs.sequences)
         self.tower = DiceTower((others.count + len(self.units)) * dim, s.hidden, s.activation, s.dropout)
@@ -47,6 +47,6 @@ class DIN(RankingModel):
     def forward(self, embeddings: dict[str, Tensor], dense: Tensor) -> Tensor:
         fields = embeddings["embedding"]
         parts = [self.vectors(fields, dense).flatten(1)]
-        for unit, sequence, target in zip(self.units, self.inputs.sequences, self.targets, strict=True):
+        for unit, sequence, target in zip(self.units, self.inputs.sequences, self.target_places, strict=True):
             parts.append(unit(fields[:, target], embeddings[f"embedding/{sequence.name}"], embeddings[f"mask/{sequence.name}"]))
         return self.tower(torch.cat(parts, dim=1))

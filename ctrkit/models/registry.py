@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -29,7 +29,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What ``ctrkit models`` lists."""
+    """What ``ctrkit models`` lists; ``kind`` is ``ranking``, or ``multi-task`` of a model that predicts several labels."""
 
     name: str
     kind: str
@@ -74,9 +74,10 @@ def build(name: str, inputs: Inputs, dim: int, settings: dict[str, Any], numeric
         numeric: how numbers become vectors, whatever the model; as it is written with ``scale`` if not given.
 
     Raises:
-        CtrkitError: no such model, no such setting, a bad value, or fields the model cannot work on.
+        CtrkitError: no such model, no such setting, a bad value, or fields or labels the model cannot work on.
     """
     model, checked = _checked(name, settings)
+    _check_tasks(name, inputs.tasks)
     if inputs.count == 0:
         raise CtrkitError(f"model '{name}' has no fields to work on", "List at least one feature in the config")
     dense_arch = model(inputs, dim, checked)
@@ -111,9 +112,25 @@ def rebuild(weights: Mapping[str, Any], inputs: Inputs) -> RankingModel:
     return dense_arch
 
 
-def check_settings(name: str, settings: dict[str, Any]) -> None:
-    """Raises what ``build`` would raise about the name or the settings."""
+def check_settings(name: str, settings: dict[str, Any], tasks: Sequence[str] = ()) -> None:
+    """Raises what ``build`` would raise about the name, the settings or the labels."""
     _checked(name, settings)
+    _check_tasks(name, tasks)
+
+
+def _check_tasks(name: str, tasks: Sequence[str]) -> None:
+    entry = _entries()[name]
+    if entry.kind == "multi-task" and not tasks:
+        raise CtrkitError(
+            f"model '{name}' predicts several labels, and there is one",
+            "Name them: label: {click: is_click, like: is_like}, the main one first",
+        )
+    if entry.kind != "multi-task" and tasks:
+        able = ", ".join(other for other, e in sorted(_entries().items()) if e.kind == "multi-task")
+        raise CtrkitError(
+            f"model '{name}' predicts one label, and there are {len(tasks)}: {', '.join(tasks)}",
+            f"Give one label, or use a model for several: {able}",
+        )
 
 
 def _checked(name: str, settings: dict[str, Any]) -> tuple[type[RankingModel], Any]:

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from ctrkit.data.dataset import Dataset
@@ -27,37 +26,48 @@ class Predictions:
     """A split's rows in the order of its shards.
 
     Attributes:
-        labels: ``[rows]`` float32.
-        probabilities: ``[rows]`` float32.
+        labels: ``[rows]`` float32; ``[rows, tasks]`` of several labels.
+        probabilities: float32, as ``labels``.
         groups: ``[rows]`` int64, None without a group column.
+        tasks: names of several labels.
     """
 
     labels: np.ndarray
     probabilities: np.ndarray
     groups: np.ndarray | None
+    tasks: tuple[str, ...] = ()
 
     def metrics(self) -> dict[str, float]:
-        return evaluate_metrics(self.labels, self.probabilities, self.groups)
+        """Of one label ``{auc, logloss, ..}``; of several also ``{<task>/auc, ..}`` for each, those without a name being the main label's."""
+        if not self.tasks:
+            return evaluate_metrics(self.labels, self.probabilities, self.groups)
+        of_tasks = {
+            task: evaluate_metrics(labels, probabilities, self.groups)
+            for task, labels, probabilities in zip(self.tasks, self.labels.T, self.probabilities.T, strict=True)
+        }
+        named = {f"{task}/{name}": value for task, metrics in of_tasks.items() for name, value in metrics.items()}
+        return of_tasks[self.tasks[0]] | named
 
 
-def predict(model: nn.Module, loader: Loader, device: torch.device) -> Predictions:
+def predict(model: DistributedModelParallel, loader: Loader, device: torch.device) -> Predictions:
     """Scores a split. Each process scores its part; all of them get all predictions.
 
     Args:
-        model: ``Batch -> logits [batch]``; left in the mode it was in.
+        model: ``Batch -> logits [batch]`` or ``[batch, tasks]``; left in the mode it was in.
         loader: not shuffled.
         device: of the model.
 
     Raises:
         CtrkitError: a prediction is not a number.
     """
+    trained = cast(CTRModel, model.module)
     was_training = model.training
     model.eval()
     labels, logits, groups = [], [], []
     with torch.no_grad():
         for batch in loader.iter():
             logits.append(model(batch.to(device)).float())
-            labels.append(batch.labels.numpy())
+            labels.append(trained.targets(batch.labels).numpy())
             groups.append(batch.groups)
     model.train(was_training)
     grouped = groups[0] is not None
@@ -70,10 +80,12 @@ def predict(model: nn.Module, loader: Loader, device: torch.device) -> Predictio
     if loader.world > 1:
         parts = [None] * loader.world
         dist.all_gather_object(parts, mine)
+    shape = (loader.rows, len(trained.tasks)) if trained.tasks else (loader.rows,)
     predictions = Predictions(
-        np.empty(loader.rows, np.float32),
-        np.empty(loader.rows, np.float32),
+        np.empty(shape, np.float32),
+        np.empty(shape, np.float32),
         np.empty(loader.rows, np.int64) if grouped else None,
+        trained.tasks,
     )
     for rank, (label, probability, group) in enumerate(parts):
         positions = loader.positions(rank)
@@ -81,7 +93,7 @@ def predict(model: nn.Module, loader: Loader, device: torch.device) -> Predictio
         predictions.probabilities[positions] = probability
         if predictions.groups is not None:
             predictions.groups[positions] = group
-    bad = np.flatnonzero(np.isnan(predictions.probabilities))
+    bad = np.flatnonzero(np.isnan(predictions.probabilities.reshape(loader.rows, -1)).any(axis=1))
     if len(bad):
         raise CtrkitError(
             f"the model predicts NaN for {len(bad):,} of {loader.rows:,} rows, the first of them row {bad[0]:,} of the split",

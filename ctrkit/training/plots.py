@@ -12,25 +12,31 @@ from matplotlib.ticker import MaxNLocator
 from ctrkit.training.metrics import calibration, ece, reliability
 
 BLUE, ORANGE, GREY = "#2563eb", "#ea580c", "#9ca3af"
+COLORS = (BLUE, "#16a34a", "#9333ea", "#db2777", "#0891b2")
+"""Of several tasks, in their order."""
 
 
-def learning_curve(records: Sequence[dict[str, Any]], best_step: int, path: Path) -> None:
-    """Training loss and validation logloss on the left, validation AUC on the right, the best step marked.
+def learning_curve(records: Sequence[dict[str, Any]], best_step: int, path: Path, tasks: Sequence[str] = ()) -> None:
+    """Training loss and validation logloss on the left, validation AUC on the right, the best step marked; a line a task.
 
     Args:
         records: of ``metrics.jsonl``, see ``tracking.read_records``.
         best_step: whose weights were kept.
         path: of the PNG.
+        tasks: names of several labels; the training loss is then the weighted sum of theirs.
     """
     train = [r for r in records if r["event"] == "train"]
     valid = [r for r in records if r["event"] == "valid"]
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot([r["step"] for r in train], [r["loss"] for r in train], color=GREY, marker=".", linewidth=1.2, label="train")
-    left.plot([r["step"] for r in valid], [r["logloss"] for r in valid], color=BLUE, marker="o", markersize=4, label="valid")
-    scored = [r for r in valid if r["auc"] is not None]
-    right.plot([r["step"] for r in scored], [r["auc"] for r in scored], color=BLUE, marker="o", markersize=4, label="valid")
+    loss = "train, all tasks" if tasks else "train"
+    left.plot([r["step"] for r in train], [r["loss"] for r in train], color=GREY, marker=".", linewidth=1.2, label=loss)
     for axes, metric in ((left, "logloss"), (right, "auc")):
+        for number, task in enumerate(tasks or ("valid",)):
+            name = f"{task}/{metric}" if tasks else metric
+            scored = [r for r in valid if r[name] is not None]
+            steps, values, color = [r["step"] for r in scored], [r[name] for r in scored], COLORS[number % len(COLORS)]
+            axes.plot(steps, values, color=color, marker="o", markersize=4, label=task)
         best = [r[metric] for r in valid if r["step"] == best_step and r[metric] is not None]
         axes.set_title(f"{metric}, {best[0]:.4f} on valid at best" if best else metric, loc="left", fontsize=11)
         axes.axvline(best_step, color=ORANGE, linestyle="--", linewidth=1, label=f"best, step {best_step:,}")
@@ -40,15 +46,26 @@ def learning_curve(records: Sequence[dict[str, Any]], best_step: int, path: Path
     _save(figure, path)
 
 
-def calibration_plot(labels: np.ndarray, probabilities: np.ndarray, split: str, path: Path) -> None:
-    """Share of clicks, give or take twice its standard error, against mean prediction in bins of equal mass.
+def calibration_plot(labels: np.ndarray, probabilities: np.ndarray, split: str, path: Path, tasks: Sequence[str] = ()) -> None:
+    """Share of clicks, give or take twice its standard error, against mean prediction in bins of equal mass. A panel a task.
 
     On the diagonal a model is calibrated.
+
+    Args:
+        labels: ``[rows]``, or ``[rows, tasks]``; ``probabilities`` too.
     """
+    panels = max(1, len(tasks))
+    figure = Figure(figsize=(5.2 * panels, 5), layout="constrained")
+    y, p = labels.reshape(-1, panels), probabilities.reshape(-1, panels)
+    for number, axes in enumerate(figure.subplots(1, panels, squeeze=False)[0]):
+        title, what = (f"{split}, {tasks[number]}", f"'{tasks[number]}'") if tasks else (split, "clicks")
+        _calibration(axes, y[:, number], p[:, number], title, what)
+    _save(figure, path)
+
+
+def _calibration(axes: Axes, labels: np.ndarray, probabilities: np.ndarray, title: str, what: str) -> None:
     bins = reliability(labels, probabilities)
     noise = 2 * np.sqrt(bins.observed * (1 - bins.observed) / bins.rows)
-    figure = Figure(figsize=(5.2, 5), layout="constrained")
-    axes = figure.subplots()
     lower = min(bins.predicted.min(), (bins.observed - noise).min())
     upper = max(bins.predicted.max(), (bins.observed + noise).max())
     margin = 0.05 * (upper - lower) or 0.05
@@ -57,11 +74,10 @@ def calibration_plot(labels: np.ndarray, probabilities: np.ndarray, split: str, 
     axes.errorbar(
         bins.predicted, bins.observed, noise, color=BLUE, marker="o", markersize=5, ecolor=GREY, elinewidth=1.2, label="model, ± 2 s.e."
     )
-    axes.set(xlim=limits, ylim=limits, xlabel="mean prediction", ylabel="share of clicks", aspect="equal")
-    title = f"{split}: calibration {calibration(labels, probabilities):.3f}, ece {ece(labels, probabilities):.4f}"
-    axes.set_title(title, loc="left", fontsize=11)
+    axes.set(xlim=limits, ylim=limits, xlabel="mean prediction", ylabel=f"share of {what}", aspect="equal")
+    measured = f"calibration {calibration(labels, probabilities):.3f}, ece {ece(labels, probabilities):.4f}"
+    axes.set_title(f"{title}: {measured}", loc="left", fontsize=11)
     _finish(axes)
-    _save(figure, path)
 
 
 def _finish(axes: Axes) -> None:

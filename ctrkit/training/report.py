@@ -57,7 +57,8 @@ class Report:
         )
 
     def evaluated(self, epoch: float, step: int, loss: float, metrics: dict[str, float], samples_per_s: float, best: bool) -> None:
-        self._metrics = "  ".join(f"{name} {metrics[name]:.4f}" for name in ("auc", "gauc", "logloss") if name in metrics)
+        names = [name for name in metrics if name.endswith("/auc")] or ["auc", "gauc", "logloss"]
+        self._metrics = "  ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
         line = (
             f"epoch {epoch:g}/{self._epochs}  step {step:,}  train loss {loss:.4f}  valid {self._metrics}  {samples_per_s:,.0f} samples/s"
         )

@@ -32,8 +32,8 @@ class RunResult:
 
     Attributes:
         run: the run's folder.
-        valid: metrics of the best weights on the valid split.
-        test: metrics of the best weights on the test split; empty without test rows.
+        valid: metrics of the best weights on the valid split; of several labels the main one's, and ``<task>/<metric>`` for each.
+        test: the same on the test split; empty without test rows.
         best_epoch: epochs trained when the kept weights were evaluated; a fraction with ``evaluate_every``.
         epochs: epochs trained, started ones included.
         params: parameters of dense arch and tables.
@@ -198,6 +198,7 @@ def _fixed(experiment: Experiment) -> dict[str, Any]:
         "training.weight_decay": training.weight_decay,
         "training.batch_size": training.batch_size,
         "training.seed": training.seed,
+        "training.task_weights": training.task_weights,
     }
 
 

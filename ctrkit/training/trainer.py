@@ -174,6 +174,8 @@ class _Trainer:
         self.model, self.table_optimizer, self.plan = distributed.model, distributed.table_optimizer, distributed.plan
         self.dense_parameters = list(self.dense_arch.parameters())
         self.optimizer = dense_optimizer(self.dense_parameters, settings)
+        weights = [settings.task_weights.get(task, 1.0) for task in dataset.inputs.tasks]
+        self.task_weights = torch.tensor(weights, device=worker.device) if weights else None
         torch.manual_seed(settings.seed + worker.rank)
 
         self.progress = _Progress()
@@ -242,7 +244,9 @@ class _Trainer:
         batch = batch.to(self.worker.device)
         self.optimizer.zero_grad()
         self.table_optimizer.zero_grad()
-        losses = binary_cross_entropy_with_logits(self.model(batch), batch.labels, reduction="none")
+        losses = binary_cross_entropy_with_logits(self.model(batch), self.dense_arch.targets(batch.labels), reduction="none")
+        if self.task_weights is not None:
+            losses = losses @ self.task_weights
         mean_loss(losses).backward()
         norm = clip_grad_norm_(self.dense_parameters, settings.clip_norm or math.inf)
         self.optimizer.step()
@@ -420,9 +424,10 @@ class _Trainer:
             temporary = self.run_dir / f".{WEIGHTS_FILE}.tmp"
             shutil.copyfile(best, temporary)
             temporary.replace(self.run_dir / WEIGHTS_FILE)
-            learning_curve(read_records(self.run_dir), best_step, self.run_dir / "learning_curve.png")
+            tasks = self.dataset.inputs.tasks
+            learning_curve(read_records(self.run_dir), best_step, self.run_dir / "learning_curve.png", tasks)
             split = "test" if "test" in scored else "valid"
-            calibration_plot(scored[split].labels, scored[split].probabilities, split, self.run_dir / "calibration.png")
+            calibration_plot(scored[split].labels, scored[split].probabilities, split, self.run_dir / "calibration.png", tasks)
             write_json(self.run_dir / RESULT_FILE, result.to_json())
         dist.barrier()
         self.checkpoints.delete()

@@ -18,20 +18,22 @@ REAL = [known for known in KNOWN_LOGS if known.files]
 def test_every_config_loads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CTRKIT_DATA", "data")
     experiment = load_config(path)
-    assert experiment.name == path.stem and experiment.model.name == ("din" if path.stem == "kuairand-history" else "autoint")
+    assert experiment.name == path.stem
+    assert experiment.model.name == ("din" if path.stem == "kuairand-history" else "mmoe" if experiment.tasks else "autoint")
 
 
 def test_every_config_is_listed_with_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert {known.config for known in KNOWN_LOGS} == {str(path) for path in CONFIGS}
-    monkeypatch.setenv("CTRKIT_DATA", str(tmp_path))
     for known in REAL:
+        monkeypatch.setenv("CTRKIT_DATA", str(tmp_path / known.name))
         assert not known.found
         data = load_config(known.config).data
         paths: list[Any] = [data.path, data.train, data.valid, data.test, *(join.path for join in data.joins)]
-        assert {str(tmp_path / file) for file in known.files} == {path for path in paths if path}
-        for file in known.files:
-            (tmp_path / file).parent.mkdir(exist_ok=True)
-            (tmp_path / file).touch()
+        files = [tmp_path / known.name / file for file in known.files]
+        assert {str(file) for file in files} == {path for path in paths if path}
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
         assert known.found
         for file in known.files:
             (tmp_path / file).unlink()
@@ -58,6 +60,8 @@ SPLITS = {
     "movielens-tag": {"train": 140_480, "valid": 40_137, "test": 20_069},
     "kuairand": {"train": 33_462, "valid": 4_183, "test": 4_183},
     "kuairand-history": {"train": 33_462, "valid": 4_183, "test": 4_183},
+    "kuairand-multitask": {"train": 33_462, "valid": 4_183, "test": 4_183},
+    "census-income": {"train": 69_834, "valid": 14_964, "test": 14_964},
 }
 
 
@@ -70,7 +74,8 @@ def test_real_logs_are_prepared(name: str, tmp_path: Path) -> None:
         pytest.skip(f"needs the log '{name}' under $CTRKIT_DATA")
     dataset = prepare(load_config(known.config), tmp_path / name)
     assert dataset.rows == SPLITS[name]
-    assert all(0.1 < split["ctr"] < 0.75 for split in dataset.profile["splits"].values())
+    rates = [rate for split in dataset.profile["splits"].values() for rate in split.get("rates", {"click": split["ctr"]}).values()]
+    assert all(0.05 < rate < 0.75 for rate in rates)
 
 
 def test_movielens_ratings_are_joined_with_users_and_films(tmp_path: Path) -> None:

@@ -91,6 +91,20 @@ def test_a_batch_holds_the_columns_of_its_rows(shards: Shards) -> None:
 
 
 @pytest.mark.parametrize("limit", [{}, STREAMED])
+def test_several_labels_come_side_by_side_in_the_order_of_the_tasks(tmp_path: Path, limit: dict) -> None:
+    (tmp_path / "train").mkdir()
+    content = table(0, 101).drop_columns(["@label"])
+    for task, every in (("buy", 3), ("click", 2)):
+        content = content.append_column(f"@label:{task}", pa.array([float(i % every == 0) for i in range(101)], pa.float32()))
+    pq.write_table(content, tmp_path / "train" / "part-00000.parquet", row_group_size=7)
+    shards = Shards(tmp_path, INPUTS.model_copy(update={"tasks": ("click", "buy")}), {"train": 101})
+    for batch in Loader(shards, "train", 32, shuffle=True, **limit).iter(0):
+        rows = np.array(numbers([batch]))
+        assert batch.rows == len(rows)
+        np.testing.assert_array_equal(batch.labels, np.stack([rows % 2 == 0, rows % 3 == 0], axis=1))
+
+
+@pytest.mark.parametrize("limit", [{}, STREAMED])
 def test_every_row_once_and_in_another_order_each_epoch(shards: Shards, limit: dict) -> None:
     loader = Loader(shards, "train", 16, seed=3, shuffle=True, **limit)
     first, second = numbers(loader.iter(0)), numbers(loader.iter(1))

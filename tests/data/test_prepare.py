@@ -140,6 +140,7 @@ def test_known_answer(tmp_path: Path) -> None:
     assert dataset.inputs.model_dump() == {
         "id_fields": ({"name": "u", "rows": 5, "multi_valued": False, "pooling": "mean", "of": None, "length": 0},),
         "numeric_fields": ("x",),
+        "tasks": (),
     }
     profile = dataset.profile
     assert profile["splits"]["train"] == {"rows": 4, "ctr": 0.5}

@@ -57,13 +57,16 @@ def transforms(golden: pl.DataFrame) -> FittedTransforms:
 
 @pytest.fixture(scope="module")
 def trained(transforms: FittedTransforms, golden: pl.DataFrame) -> Iterator[Callable[..., Trained]]:
-    """``trained("fm")``: a model in TorchRec's hands, its weights drawn at random and far from zero."""
+    """``trained("fm")``, ``trained("mmoe", label={"a": "x", "b": "y"})``: a model in TorchRec's hands, its weights drawn at random and far from zero."""
     with process_group() as worker:
 
-        def make(model: str, dim: int = 8, unified: UnifiedEmbedding | None = None, **settings: object) -> Trained:
+        def make(
+            model: str, dim: int = 8, unified: UnifiedEmbedding | None = None, label: str | dict[str, str] = "click", **settings: object
+        ) -> Trained:
             torch.manual_seed(0)
             embedding = unified or Embedding(dim=dim, optimizer="sgd", init_std=0.5)
-            dense_arch = build_for(embedding, model, transforms.inputs, dict(settings)).eval()
+            inputs = transforms.inputs.model_copy(update={"tasks": () if isinstance(label, str) else tuple(label)})
+            dense_arch = build_for(embedding, model, inputs, dict(settings)).eval()
             for parameter in dense_arch.parameters():
                 torch.nn.init.normal_(parameter, 0, 0.2)
             parallel = distribute(CTRModel(deepcopy(dense_arch), embedding), embedding, worker, seed=1).model.eval()
@@ -73,6 +76,6 @@ def trained(transforms: FittedTransforms, golden: pl.DataFrame) -> Iterator[Call
                     return parallel(batch.to(worker.device)).sigmoid().cpu().numpy()
 
             tables = gather_full_weights(parallel)
-            return Trained(model, transforms, dense_arch, tables, reference, golden, "run-1", "click", {"test": {"auc": 0.5}}, {"rows": 8})
+            return Trained(model, transforms, dense_arch, tables, reference, golden, "run-1", label, {"test": {"auc": 0.5}}, {"rows": 8})
 
         yield make

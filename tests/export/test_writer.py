@@ -3,9 +3,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ctrkit.bundle import open_bundle, versions
+from ctrkit.data.batch import Batch
 from ctrkit.errors import CtrkitError
 from ctrkit.export.writer import Trained, write_bundle
 
@@ -39,6 +41,28 @@ def test_a_bundle_is_whole_and_scores_its_golden_rows(tmp_path: Path, trained: C
     second = write_bundle(trained("lr"), tmp_path, "clicks")
     assert second.bundle.name == "2" and versions(tmp_path / "clicks") == [1, 2]
     assert open_bundle(tmp_path / "clicks").manifest.model == "lr"
+
+
+def test_an_output_a_task_and_a_difference_in_any_is_found(tmp_path: Path, trained: Callable[..., Trained]) -> None:
+    label = {"like": "is_like", "click": "is_click", "buy": "paid > 0"}
+    model = trained("mmoe", label=label, experts=2, expert_hidden=(5,), hidden=())
+    bundle = open_bundle(write_bundle(model, tmp_path, "clicks").bundle)
+    assert bundle.manifest.label == label and list(bundle.manifest.label) == list(bundle.tasks) == ["like", "click", "buy"]
+    golden = bundle.golden()
+    scores = bundle.score(golden.rows)
+    assert scores.shape == (8, 3) and len({tuple(column) for column in scores.T}) == 3
+    assert golden.probabilities == {task: scores[:, i].tolist() for i, task in enumerate(label)}
+
+    def spoilt(batch: Batch) -> np.ndarray:
+        return model.reference(batch) + np.array([0, 0, 1e-4])
+
+    with pytest.raises(
+        CtrkitError, match="the ONNX model is not the trained one: on the golden rows, row .* of 'buy' and the trained model"
+    ):
+        write_bundle(replace(model, reference=spoilt), tmp_path, "clicks")
+    with pytest.raises(CtrkitError, match="a feature is named 'price', which is the name of the model's output"):
+        write_bundle(replace(model, label={"like": "is_like", "price": "x", "buy": "y"}), tmp_path, "clicks")
+    assert versions(tmp_path / "clicks") == [1]
 
 
 def test_a_graph_that_predicts_otherwise_is_not_exported(tmp_path: Path, trained: Callable[..., Trained]) -> None:

@@ -1,4 +1,4 @@
-"""Every ranking model of the registry, over small fields: what each must do, whatever its equation."""
+"""Every model of the registry, over small fields: what each must do, whatever its equation."""
 
 import logging
 import warnings
@@ -20,6 +20,8 @@ from ctrkit.schema import IdField, Inputs
 DIM = 4
 ID_FIELDS = 5
 INPUTS = Inputs(id_fields=tuple(IdField(name=f"c{k}", rows=10) for k in range(ID_FIELDS)), numeric_fields=("n0", "n1"))
+TASKS = ("click", "buy")
+"""Of the multi-task models."""
 
 SMALL: dict[str, Any] = {
     "hidden": (8, 6),
@@ -27,6 +29,7 @@ SMALL: dict[str, Any] = {
     "hidden2": (10,),
     "bottom_hidden": (8,),
     "gate_hidden": (8,),
+    "expert_hidden": (8,),
     "channels": (3, 2),
     "kernel": 3,
     "maps": (3, 2),
@@ -50,23 +53,29 @@ class Case:
     def build(self, inputs: Inputs = INPUTS, dim: int = DIM, seed: int = 0) -> RankingModel:
         (info,) = (m for m in models() if m.name == self.model)
         torch.manual_seed(seed)
+        if info.kind == "multi-task":
+            inputs = inputs.model_copy(update={"tasks": TASKS})
         settings = {s.name: SMALL[s.name] for s in info.settings if s.name in SMALL} | self.settings
         return build(self.model, inputs, dim, settings, self.numeric)
 
 
-EXPORTED = [Case(m.name) for m in models() if m.kind == "ranking"] + [
+ZOO = [m.name for m in models() if m.kind != "sequence"]
+"""Models that attend to sequences have tests of their own, see test_sequences.py."""
+
+EXPORTED = [Case(name) for name in ZOO] + [
     Case("dcnv2", {"low_rank": 2, "experts": 3}),
     Case("dlrm", numeric=AutoDis()),
     Case("fgcnn", {"classifier": "deepfm", "classifier_settings": {"hidden": (8,)}}),
     Case("fibinet", {"bilinear": "each"}),
     Case("finalmlp", {"context1": ("c0",), "context2": ("n1", "c3")}),
     Case("masknet", {"structure": "parallel", "block_units": 5}),
+    Case("ple", {"layers": 1, "shared_experts": 0}),
     Case("widedeep", {"batch_norm": True}),
 ]
 """Exporting takes about a second each; the other cases are made of the same operations."""
 
 CASES = EXPORTED + [
-    *(Case(m.name, numeric=AutoDis(meta_embeddings=3)) for m in models() if m.kind == "ranking"),
+    *(Case(name, numeric=AutoDis(meta_embeddings=3)) for name in ZOO),
     Case("autoint", {"hidden": (8,), "wide": True, "use_scale": True}),
     Case("dcn", {"hidden": ()}),
     Case("dcnv2", {"structure": "stacked"}),
@@ -76,6 +85,7 @@ CASES = EXPORTED + [
     Case("finalmlp", {"gating": False, "heads": 2}),
     Case("fwfm", {"first_order": "id"}),
     Case("gdcn", {"structure": "stacked"}),
+    Case("ple", {"layers": 3, "task_experts": 1}),
 ]
 
 
@@ -96,7 +106,7 @@ def test_a_row_gives_a_finite_logit_with_numbers_missing(case: Case) -> None:
     embeddings, dense = feed(model, 6)
     dense[0] = torch.nan
     logits = model(embeddings, dense)
-    assert logits.shape == (6,)
+    assert logits.shape == (6, *([len(model.inputs.tasks)] if model.inputs.tasks else []))
     assert logits.isfinite().all()
 
 
@@ -106,8 +116,8 @@ def test_gradients_reach_every_parameter_and_every_group(case: Case) -> None:
     embeddings, dense = feed(model, 64)
     for tensor in embeddings.values():
         tensor.requires_grad_()
-    weights = torch.randn(64, generator=torch.Generator().manual_seed(1))
-    (model(embeddings, dense) * weights).sum().backward()
+    logits = model(embeddings, dense)
+    (logits * torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
     untouched = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not untouched
     for name, tensor in embeddings.items():
@@ -245,6 +255,11 @@ BAD = [
     ("masknet", {"hidden": []}, "needs hidden"),
     ("masknet", {"blocks": 2}, "structure: parallel"),
     ("masknet", {"reduction": 0}, "reduction"),
+    ("mmoe", {"experts": 0}, "experts"),
+    ("mmoe", {"expert_hidden": []}, "expert_hidden"),
+    ("ple", {"layers": 0}, "layers"),
+    ("ple", {"task_experts": 0}, "task_experts"),
+    ("ple", {"expert": 2}, "unknown key 'expert'"),
     ("widedeep", {"batch_norm": "perhaps"}, "batch_norm"),
     ("xdeepfm", {"maps": []}, "maps"),
 ]
@@ -264,7 +279,7 @@ def test_every_model_names_its_paper_and_says_what_its_settings_do() -> None:
         assert all(setting.description for setting in info.settings), info.name
 
 
-@pytest.mark.parametrize("name", [m.name for m in models() if m.kind == "ranking"])
+@pytest.mark.parametrize("name", ZOO)
 def test_autodis_bends_the_logit_over_a_number(name: str) -> None:
     """Scaling a number leaves LR and FM a straight line; soft buckets do not. What is missing is not what is zero."""
     model = Case(name, numeric=AutoDis()).build().eval()
@@ -274,6 +289,7 @@ def test_autodis_bends_the_logit_over_a_number(name: str) -> None:
     embeddings, _ = feed(model, 1)
     numbers = torch.tensor([-1.0, 0.0, 1.0, torch.nan])
     dense = torch.stack([numbers, torch.zeros(4)], dim=1)
-    low, middle, high, missing = model({name: e.expand(4, -1, -1) for name, e in embeddings.items()}, dense)
+    logits = model({name: e.expand(4, -1, -1) for name, e in embeddings.items()}, dense)
+    low, middle, high, missing = logits if logits.ndim == 1 else logits[:, -1]
     assert abs(low + high - 2 * middle) > 1e-4
     assert abs(missing - middle) > 1e-4

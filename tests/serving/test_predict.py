@@ -68,6 +68,7 @@ def test_a_candidate_without_context_is_a_row(bundle: Bundle) -> None:
         (rank, '{"context": [], "candidates": []}', ("context",), "context: expected an object"),
         (rank, '{"candidates": [{}], "top_k": 0}', ("top_k",), "top_k: expected an integer from 1"),
         (rank, '{"candidates": [{}], "top_k": true}', ("top_k",), "top_k: expected an integer from 1"),
+        (rank, '{"candidates": [{}], "task": "click"}', ("task",), "unknown task 'click'. This model has one task"),
         (rank, '{"candidates": [{}, "x"]}', ("candidates", 1), "candidate 1: expected an object"),
         (
             rank,
