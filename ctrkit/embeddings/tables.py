@@ -1,6 +1,6 @@
 """The sparse arch: one TorchRec table an id field and group."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, KeyedTensor, PoolingType
 
 from ctrkit.config import Embedding
+from ctrkit.embeddings.bags import one_value_a_row, pool
 from ctrkit.schema import Inputs
 
 WIDTH_UNIT = 4
@@ -19,10 +20,18 @@ _POOLING = {"mean": PoolingType.MEAN, "sum": PoolingType.SUM}
 
 @dataclass(frozen=True)
 class Group:
-    """One table an id field, of this width: ``Group("embedding", 16)``, ``Group("linear", 1)``."""
+    """One table an id field, of this width: ``Group("embedding", 16)``, ``Group("linear", 1)``.
+
+    Attributes:
+        gates: its one column gates the other groups' rows of the same id, see ``Tables``; Adam trains it, whatever
+            ``embedding.optimizer`` is, since a penalty on gates is on all of them.
+        start: of every row; None draws them at random.
+    """
 
     name: str
     dim: int
+    gates: bool = False
+    start: float | None = None
 
     @property
     def width(self) -> int:
@@ -40,27 +49,36 @@ class Tables(nn.Module):
     gradient here rather than in the optimizer: FBGEMM's CPU kernels know weight decay for row-wise Adagrad only. ``l2_rows: all``
     is the dense optimizer's work (``ctrkit.training.distributed``).
 
+    With a group of gates every other group's row is multiplied by its id's gate before bags are pooled, so bags are looked up value by
+    value. A gated table never pools by itself: that leaves the pooling type free to tell gates from the rest, which TorchRec then keeps
+    in a kernel of their own.
+
     Args:
         device: ``meta`` until the tables are sharded.
     """
 
     def __init__(self, inputs: Inputs, groups: Sequence[Group], settings: Embedding, device: torch.device | str = "meta") -> None:
         super().__init__()
+        self.inputs = inputs
         self.fields = tuple(field.name for field in inputs.id_fields)
         self.groups = tuple(groups)
+        self.gates = [group.name for group in groups if group.gates]
+        self.has_bags = any(field.multi_valued for field in inputs.id_fields)
         self.init_std = settings.init_std
         self.touched_l2 = settings.l2 if settings.l2_rows == "touched" else 0.0
         self.weight_names = {table_name(g.name, f): f"{g.name}/{f}" for g in groups for f in self.fields}
         self.dims = {table_name(g.name, f): g.dim for g in groups for f in self.fields}
+        self.starts = {table_name(g.name, f): g.start for g in groups for f in self.fields if g.start is not None}
+        self.gate_tables = frozenset(table_name(g.name, f) for g in groups for f in self.fields if g.gates)
         bags = {field.pooling for field in inputs.id_fields if field.multi_valued}
-        one = PoolingType.MEAN if bags == {"mean"} else PoolingType.SUM
+        one = PoolingType.MEAN if bags == {"mean"} and not self.gates else PoolingType.SUM
         self.configs = [
             EmbeddingBagConfig(
                 name=table_name(group.name, field.name),
                 embedding_dim=group.width,
                 num_embeddings=field.rows,
                 feature_names=[field.name],
-                pooling=_POOLING[field.pooling] if field.multi_valued else one,
+                pooling=PoolingType.MEAN if group.gates else _POOLING[field.pooling] if field.multi_valued and not self.gates else one,
                 init_fn=_leave,
             )
             for group in groups
@@ -70,16 +88,26 @@ class Tables(nn.Module):
         shared = len(self.groups) > 1
         self.keys = {g.name: [f"{f}@{table_name(g.name, f)}" if shared else f for f in self.fields] for g in self.groups}
 
-    def forward(self, sparse: KeyedJaggedTensor) -> dict[str, Tensor]:
+    def forward(self, sparse: KeyedJaggedTensor, gate: Callable[[Tensor], Tensor] | None = None) -> dict[str, Tensor]:
+        """
+        Args:
+            gate: what a gate's number does to a row: c -> the factor. Of tables with a group of gates.
+        """
         rows = sparse.stride()
         if not self.fields or not self.groups:
-            return {group.name: torch.zeros(rows, 0, group.dim, device=sparse.device()) for group in self.groups}
-        pooled = self.collection(sparse)
+            return {g.name: torch.zeros(rows, 0, g.dim, device=sparse.device()) for g in self.groups if not g.gates}
+        by_value = bool(self.gates) and self.has_bags
+        pooled = self.collection(one_value_a_row(sparse) if by_value else sparse)
         embeddings = {g.name: _field_vectors(pooled, self.keys[g.name], g.width)[:, :, : g.dim] for g in self.groups}
+        gates = [embeddings.pop(name) for name in self.gates]
         if self.touched_l2 and torch.is_grad_enabled():
             scale = self.touched_l2 / average_rows(rows, sparse.device())
             embeddings = {name: _add_decay(e, scale) for name, e in embeddings.items()}
-        return embeddings
+        for c in gates:
+            assert gate is not None
+            factor = gate(c)
+            embeddings = {name: e * factor for name, e in embeddings.items()}
+        return {name: pool(e, sparse, self.inputs) for name, e in embeddings.items()} if by_value else embeddings
 
 
 def _field_vectors(pooled: KeyedTensor, keys: list[str], width: int) -> Tensor:

@@ -50,6 +50,7 @@ class Trained:
         transforms: raw values -> ids and floats.
         dense_arch: with its trained weights.
         tables: full weights, ``"<group>/<field>" -> [rows, dim]``.
+        new_ids: where an id's row is in tables that hold some ids only, see ``Twin``.
         reference: the model as it was trained, to compare with.
         golden: canonical raw rows to compare on and to keep in the bundle.
         run: name of the run.
@@ -68,6 +69,7 @@ class Trained:
     label: str
     metrics: dict[str, Any]
     profile: dict[str, Any]
+    new_ids: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def write_bundle(trained: Trained, repo: str | Path, name: str, *, external_mb: 
     scratch = model_folder / f".{number}-{uuid4().hex[:8]}"
     try:
         scratch.mkdir(parents=True)
-        twin = Twin(trained.transforms.inputs, trained.tables, trained.dense_arch).eval()
+        twin = Twin(trained.transforms.inputs, trained.tables, trained.dense_arch, trained.new_ids).eval()
         parts = trained.transforms.onnx_graph()
         write_model(scratch, twin, parts, name=name, version=number, external_bytes=external_mb * 2**20)
         session = open_session(scratch / MODEL_FILE)

@@ -13,7 +13,7 @@ import ctrkit.models
 from ctrkit.config import AutoDis, Numeric, explain
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.layers import numeric as numeric_layers
-from ctrkit.models.base import RankingModel
+from ctrkit.models.base import Decision, RankingModel, SearchModel
 from ctrkit.schema import Inputs
 
 
@@ -45,6 +45,7 @@ class _Entry:
 
 _ENTRIES: dict[str, _Entry] = {}
 M = TypeVar("M", bound=type[RankingModel])
+R = TypeVar("R", bound=RankingModel)
 
 
 def register(name: str, *, kind: str, paper: str) -> Callable[[M], M]:
@@ -64,13 +65,16 @@ def models() -> list[ModelInfo]:
     return [ModelInfo(name, entry.kind, entry.paper, _settings(entry.model)) for name, entry in sorted(_entries().items())]
 
 
-def build(name: str, inputs: Inputs, dim: int, settings: dict[str, Any], numeric: Numeric | None = None) -> RankingModel:
+def build(
+    name: str, inputs: Inputs, dim: int, settings: dict[str, Any], numeric: Numeric | None = None, decision: Decision | None = None
+) -> RankingModel:
     """The model's dense arch with fresh weights.
 
     Args:
         dim: width of the fields' vectors.
         settings: the model's own.
         numeric: how numbers become vectors, whatever the model; as it is written with ``scale`` if not given.
+        decision: of the model's search; None before it, and for models that have none.
 
     Raises:
         CtrkitError: no such model, no such setting, a bad value, or fields the model cannot work on.
@@ -78,16 +82,27 @@ def build(name: str, inputs: Inputs, dim: int, settings: dict[str, Any], numeric
     model, checked = _checked(name, settings)
     if inputs.count == 0:
         raise CtrkitError(f"model '{name}' has no fields to work on", "List at least one feature in the config")
-    dense_arch = model(inputs, dim, checked)
+    decided: dict[str, Any] = {} if decision is None else {"decision": decision}
+    return _with_numeric(model(inputs, dim, checked, **decided), numeric)
+
+
+def build_search(name: str, inputs: Inputs, dim: int, settings: dict[str, Any], numeric: Numeric | None = None) -> SearchModel | None:
+    """The model that decides on the form of this one, with fresh weights; None if it has one form only. Raises as ``build``."""
+    model, checked = _checked(name, settings)
+    search = model.search(inputs, dim, checked)
+    return None if search is None else _with_numeric(search, numeric)
+
+
+def _with_numeric(model: R, numeric: Numeric | None) -> R:
     if isinstance(numeric, AutoDis):
-        numeric_layers.replace_numeric(dense_arch, partial(numeric_layers.AutoDis, **numeric.model_dump(exclude={"kind"})))
-    return dense_arch
+        numeric_layers.replace_numeric(model, partial(numeric_layers.AutoDis, **numeric.model_dump(exclude={"kind"})))
+    return model
 
 
 def rebuild(weights: Mapping[str, Any], inputs: Inputs) -> RankingModel:
     """The trained dense arch from a run's weights, see ``ctrkit.training.run.load_run``."""
     numeric = TypeAdapter[Numeric](Numeric).validate_python(weights["numeric"])
-    dense_arch = build(weights["model"], inputs, weights["dim"], weights["settings"], numeric)
+    dense_arch = build(weights["model"], inputs, weights["dim"], weights["settings"], numeric, weights["decision"])
     dense_arch.load_state_dict(weights["dense_arch"])
     return dense_arch
 

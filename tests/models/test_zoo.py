@@ -61,6 +61,7 @@ EXPORTED = [Case(m.name) for m in models() if m.kind == "ranking"] + [
     Case("fibinet", {"bilinear": "each"}),
     Case("finalmlp", {"context1": ("c0",), "context2": ("n1", "c3")}),
     Case("masknet", {"structure": "parallel", "block_units": 5}),
+    Case("optfs", {"base": "dlrm", "base_settings": {"hidden": (8,), "bottom_hidden": (8,)}}),
     Case("widedeep", {"batch_norm": True}),
 ]
 """Exporting takes about a second each; the other cases are made of the same operations."""
@@ -245,6 +246,11 @@ BAD = [
     ("masknet", {"hidden": []}, "needs hidden"),
     ("masknet", {"blocks": 2}, "structure: parallel"),
     ("masknet", {"reduction": 0}, "reduction"),
+    ("optfs", {"base": "deepfn"}, "Did you mean 'deepfm'"),
+    ("optfs", {"base": "optfs"}, "search of its own"),
+    ("optfs", {"base": "autoint", "base_settings": {"heads": 3}}, "must divide attention_dim"),
+    ("optfs", {"search_epochs": 5, "rewind_epoch": 5}, "must be below search_epochs"),
+    ("optfs", {"temperature": 1}, "temperature"),
     ("widedeep", {"batch_norm": "perhaps"}, "batch_norm"),
     ("xdeepfm", {"maps": []}, "maps"),
 ]

@@ -14,8 +14,8 @@ from torchrec import KeyedJaggedTensor
 
 from ctrkit.config import Embedding
 from ctrkit.data.batch import Batch
-from ctrkit.models.base import CTRModel
-from ctrkit.models.registry import build
+from ctrkit.models.base import CTRModel, SearchModel
+from ctrkit.models.registry import build, build_search
 from ctrkit.schema import IdField, Inputs
 from ctrkit.training.distributed import Distributed, Worker, distribute, gather_full_weights, load_full_weights, mean_loss, process_group
 
@@ -38,6 +38,8 @@ CASES = [
     ("column_wise", Embedding(dim=8, optimizer="adam", l2=1e-3, l2_rows="all")),
     ("table_wise", Embedding(dim=8, optimizer="adam", l2=1e-3)),
 ]
+SEARCHED = [("table_wise", Embedding(dim=8, l2=1e-3)), ("column_wise", Embedding(dim=8, optimizer="adam", l2=1e-3, l2_rows="all"))]
+"""As ``CASES``, but of a search: gates on every value, of bags too, and a penalty on all of them."""
 
 
 def global_batches() -> list[list[tuple[list[list[int]], list[float], float]]]:
@@ -69,25 +71,35 @@ def share(rows: list[Any], worker: Worker) -> list[Any]:
     return rows[:cut] if worker.rank == 0 else rows[cut:]
 
 
-def make(settings: Embedding, worker: Worker, sharding: str) -> tuple[Distributed, torch.optim.Optimizer]:
+def make(settings: Embedding, worker: Worker, sharding: str, search: bool = False) -> tuple[Distributed, torch.optim.Optimizer]:
     torch.manual_seed(5)
     dense_arch = build("deepfm", INPUTS, settings.dim, {"hidden": [16]})
+    if search:
+        options = {"base": "deepfm", "base_settings": {"hidden": [16]}, "l1": 1e-3, "gate_learning_rate": 0.1, "search_epochs": STEPS}
+        dense_arch = build_search("optfs", INPUTS, settings.dim, options)
+        assert dense_arch is not None
     distributed = distribute(CTRModel(dense_arch, settings), settings, worker, seed=1, sharding=[sharding])
     return distributed, torch.optim.SGD(dense_arch.parameters(), lr=0.1)
 
 
-def train(settings: Embedding, worker: Worker, sharding: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def train(settings: Embedding, worker: Worker, sharding: str, search: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Tables and dense weights after ``STEPS`` steps, with a learning rate that falls."""
-    distributed, dense_optimizer = make(settings, worker, sharding)
+    distributed, dense_optimizer = make(settings, worker, sharding, search)
+    dense_arch = distributed.model.module.dense_arch
     for step, rows in enumerate(global_batches()):
         batch = to_batch(share(rows, worker))
         distributed.table_optimizer.set_learning_rate(1 / (1 + step))
         distributed.table_optimizer.zero_grad()
         dense_optimizer.zero_grad()
-        mean_loss(binary_cross_entropy_with_logits(distributed.model(batch), batch.labels, reduction="none")).backward()
+        if isinstance(dense_arch, SearchModel):
+            dense_arch.advance(step)
+        loss = mean_loss(binary_cross_entropy_with_logits(distributed.model(batch), batch.labels, reduction="none"))
+        if isinstance(dense_arch, SearchModel):
+            loss = loss + dense_arch.penalty(distributed.table_optimizer.gate_numbers())
+        loss.backward()
         distributed.table_optimizer.step()
         dense_optimizer.step()
-    dense = {k: v.detach().clone() for k, v in distributed.model.module.dense_arch.state_dict().items()}
+    dense = {k: v.detach().clone() for k, v in dense_arch.state_dict().items()}
     return gather_full_weights(distributed.model), dense
 
 
@@ -102,6 +114,7 @@ def two_processes(rank: int, port: int, folder: Path) -> None:
 
 def work(worker: Worker, folder: Path) -> None:
     results = [train(settings, worker, sharding) for sharding, settings in CASES]
+    results += [train(settings, worker, sharding, search=True) for sharding, settings in SEARCHED]
     start = gather_full_weights(make(CASES[0][1], worker, "column_wise")[0].model)
     distributed, _ = make(CASES[0][1], worker, "column_wise")
     weights = torch.load(folder / "one.pt")
@@ -120,7 +133,8 @@ def worker():
 
 @pytest.fixture(scope="module")
 def one_process(worker: Worker) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    return [train(settings, worker, "table_wise") for _, settings in CASES]
+    results = [train(settings, worker, "table_wise") for _, settings in CASES]
+    return results + [train(settings, worker, "table_wise", search=True) for _, settings in SEARCHED]
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +148,7 @@ def two(one_process: list[tuple[dict[str, Tensor], dict[str, Tensor]]], tmp_path
     return torch.load(folder / "two.pt")
 
 
-@pytest.mark.parametrize("case", range(len(CASES)), ids=[f"{s}-{e.optimizer}-{e.l2_rows}" for s, e in CASES])
+@pytest.mark.parametrize("case", range(len(CASES) + len(SEARCHED)), ids=[f"{s}-{e.optimizer}-{e.l2_rows}" for s, e in CASES + SEARCHED])
 def test_two_processes_train_what_one_does(case: int, one_process: list[Any], two: dict[str, Any]) -> None:
     for one, other in zip(one_process[case], two["results"][case], strict=True):
         assert one.keys() == other.keys()
