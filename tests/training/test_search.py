@@ -238,7 +238,7 @@ def test_resumed_after_a_kill_in_either_stage_it_is_the_same_run(
         with killed_at(*place):
             run(settings, dataset, run_dir=tmp_path / f"killed {number}")
         result, _ = run(settings, dataset, run_dir=tmp_path / f"killed {number}", resume=True)
-        assert_same(result, whole), name
+        assert_same(result, whole)
 
 
 def test_a_search_that_keeps_nothing_says_so(folder: Path, dataset: Dataset, tmp_path: Path) -> None:
