@@ -234,7 +234,7 @@ def test_resumed_after_a_kill_in_either_stage_it_is_the_same_run(
         "between": (trainer, "_build", 2),
         "retraining": (trainer, "clip_grad_norm_", search_steps + 8),
     }
-    for number, (name, place) in enumerate(list(places.items())[: 1 if embedding else None]):
+    for number, place in enumerate(list(places.values())[: 1 if embedding else None]):
         with killed_at(*place):
             run(settings, dataset, run_dir=tmp_path / f"killed {number}")
         result, _ = run(settings, dataset, run_dir=tmp_path / f"killed {number}", resume=True)
