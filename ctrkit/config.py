@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 
@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ctrkit.errors import CtrkitError, nearest
-from ctrkit.schema import Feature, Settings
+from ctrkit.schema import Feature, Kind, Settings
 
 
 class FileLayout(Settings):
@@ -121,8 +121,9 @@ Numeric = Annotated[Scale | AutoDis, Field(discriminator="kind")]
 
 
 class Embedding(Settings):
-    """The tables: width, optimizer and regularisation; and how numbers become vectors of that width."""
+    """A table of its own for every field: width, optimizer and regularisation; and how numbers become vectors of that width."""
 
+    kind: Literal["tables"] = "tables"
     dim: int = Field(default=16, ge=1)
     optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = Field(
         default="adagrad", description="the first three are fused into the backward pass and touch looked-up rows only; adam is dense"
@@ -144,6 +145,33 @@ class Embedding(Settings):
         if self.l2_rows == "all" and self.l2 > 0 and self.optimizer != "adam":
             raise ValueError("l2_rows: all needs optimizer: adam (the dense regime); fused optimizers see looked-up rows only")
         return self
+
+    @property
+    def width(self) -> int:
+        """Width of a field's vector."""
+        return self.dim
+
+
+class UnifiedEmbedding(Embedding):
+    """One table for all fields, each with a hash of its own: ``ctrkit/embeddings/unified.py``.
+
+    A categorical or multi-valued feature without a transform is hashed to 2^31 - 1 ids: there is no vocabulary to fit or to store.
+    """
+
+    kind: Literal["unified"] = "unified"  # pyright: ignore[reportIncompatibleVariableOverride]
+    rows: int = Field(ge=2, le=2**31 - 1, description="of the shared table; row 0 is padding")
+    dim: int = Field(default=16, ge=1, description="width of one look-up; a field's vector is its look-ups side by side")
+    lookups: int = Field(default=1, ge=1, description="look-ups of a field")
+    feature_lookups: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, description="look-ups of single features, by name; their vectors are projected to the width of the others"
+    )
+
+    @property
+    def width(self) -> int:
+        return self.lookups * self.dim
+
+
+AnyEmbedding = Annotated[Embedding | UnifiedEmbedding, Field(discriminator="kind")]
 
 
 class Training(Settings):
@@ -190,7 +218,7 @@ class Experiment(Settings):
     split: Split = Field(default_factory=Split)
     features: tuple[Feature, ...] = Field(min_length=1)
     model: ModelChoice = Field(default_factory=ModelChoice)
-    embedding: Embedding = Field(default_factory=Embedding)
+    embedding: AnyEmbedding = Field(default_factory=Embedding)
     training: Training = Field(default_factory=Training)
     export: Export = Field(default_factory=Export)
     output: str = Field(default="out", description="datasets and runs are written below this folder")
@@ -203,6 +231,46 @@ class Experiment(Settings):
             return {**data, "features": expand_features(data["features"])}
         return data
 
+    @model_validator(mode="before")
+    @classmethod
+    def _embedding_kind(cls, data: object) -> object:
+        """``embedding`` without a kind is ``tables``; a unified one hashes the features that no transform is written for."""
+        embedding = data.get("embedding") if isinstance(data, dict) else None
+        if not isinstance(data, dict) or not isinstance(embedding, dict):
+            return data
+        data = {**data, "embedding": {"kind": "tables", **embedding}}
+        if data["embedding"]["kind"] == "unified" and isinstance(data.get("features"), list | tuple):
+            data["features"] = [_hashed(feature) for feature in data["features"]]
+        return data
+
+    @model_validator(mode="after")
+    def _lookups_of_features(self) -> "Experiment":
+        if isinstance(self.embedding, UnifiedEmbedding):
+            with_ids = [f.name for f in self.features if f.is_id and f.of is None]
+            if not with_ids:
+                raise ValueError("embedding.kind is unified, but no feature is looked up: all are numbers without buckets")
+            for name in self.embedding.feature_lookups:
+                if name not in with_ids:
+                    raise ValueError(f"embedding.feature_lookups: no feature '{name}' is looked up. {nearest(name, with_ids)}")
+        return self
+
+    @field_validator("features")
+    @classmethod
+    def _sequences(cls, features: tuple[Feature, ...]) -> tuple[Feature, ...]:
+        """Gives every sequence the dtype and transform of the feature it is a history of."""
+        known = {f.name: f for f in features if f.kind is Kind.CATEGORICAL}
+        return tuple(f if f.of is None else _of_target(f, known) for f in features)
+
+    @model_validator(mode="after")
+    def _histories_end_before_the_test(self) -> "Experiment":
+        """A history holds what happened in rows before, so training rows must be the earlier ones."""
+        made = [f.name for f in self.features if f.history is not None]
+        if made and self.data.path is not None and self.split.by != "time":
+            raise ValueError(f"the history '{made[0]}' needs split.by: time; else training rows would know of test rows' clicks")
+        if made and self.data.path is None and self.data.valid is None:
+            raise ValueError(f"the history '{made[0]}' needs data.valid: rows held out of the train files would be known to training rows")
+        return self
+
     @model_validator(mode="after")
     def _names_once(self) -> "Experiment":
         names = [f.name for f in self.features]
@@ -210,6 +278,25 @@ class Experiment(Settings):
         if twice:
             raise ValueError(f"feature named twice: {', '.join(twice)}")
         return self
+
+
+def _hashed(feature: object) -> object:
+    """A feature's entry, without a transform of its own hashed to more ids than any table has rows."""
+    if not isinstance(feature, dict) or "transform" in feature or feature.get("kind") not in (Kind.CATEGORICAL, Kind.MULTI_VALUED):
+        return feature
+    return {**feature, "transform": {"kind": "hash", "buckets": 2**31 - 1}}
+
+
+def _of_target(sequence: Feature, categorical: Mapping[str, Feature]) -> Feature:
+    target = categorical.get(cast(str, sequence.of))
+    if target is None:
+        raise ValueError(
+            f"sequence '{sequence.name}' is of '{sequence.of}', which is no categorical feature. {nearest(str(sequence.of), list(categorical))}"
+        )
+    for key in ("dtype", "transform"):
+        if key in sequence.model_fields_set and getattr(sequence, key) != getattr(target, key):
+            raise ValueError(f"sequence '{sequence.name}' has the {key} of '{target.name}': leave its own out")
+    return sequence.model_copy(update={"dtype": target.dtype, "transform": target.transform})
 
 
 def expand_range(name: str) -> list[str]:

@@ -63,6 +63,7 @@ TRAINING = (
     Package("onnx", "1.18"),
     Package("onnxscript", "0.5"),
     Package("polars-hash", "0.5"),
+    Package("captum", "0.8"),
 )
 Stack = Literal["training", "serving"]
 

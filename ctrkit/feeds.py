@@ -8,7 +8,7 @@ null counts as missing.
 | categorical string | string, integer (its decimal text) | text, missing = ``""`` |
 | categorical int | integer within int64 | int64, missing = ``MISSING_INT`` |
 | numeric | integer, float | float64, missing = NaN |
-| multi-valued | list of such values, or text split at the feature's separator | values and lengths, missing = empty bag |
+| multi-valued, sequence | list of such values, or text split at the feature's separator | values and lengths, missing = empty bag |
 """
 
 import re
@@ -50,7 +50,7 @@ class RowError(CtrkitError):
 
 def input_names(feature: Feature) -> tuple[str, ...]:
     """The graph's inputs for a feature: ``name``, or ``name.values`` and ``name.lengths`` for a multi-valued one."""
-    if feature.kind is Kind.MULTI_VALUED:
+    if feature.multi_valued:
         return f"{feature.name}.values", f"{feature.name}.lengths"
     return (feature.name,)
 
@@ -76,7 +76,7 @@ def frame_to_columns(frame: "pl.DataFrame", features: Sequence[Feature]) -> dict
     columns: dict[str, np.ndarray | Bag] = {}
     for feature in features:
         series = frame[feature.name]
-        if feature.kind is Kind.MULTI_VALUED:
+        if feature.multi_valued:
             lengths = series.list.len().to_numpy().astype(np.int64)
             columns[feature.name] = series.explode(empty_as_null=False).to_numpy(), lengths
         else:

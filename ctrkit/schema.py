@@ -25,6 +25,7 @@ class Kind(StrEnum):
     CATEGORICAL = "categorical"
     NUMERIC = "numeric"
     MULTI_VALUED = "multi_valued"
+    SEQUENCE = "sequence"
 
 
 class Vocabulary(Settings):
@@ -68,26 +69,43 @@ TransformSettings = Annotated[Vocabulary | Hash | Standardise | Log1p | Buckets,
 _ALLOWED: dict[Kind, tuple[type[Settings], ...]] = {
     Kind.CATEGORICAL: (Vocabulary, Hash),
     Kind.MULTI_VALUED: (Vocabulary, Hash),
+    Kind.SEQUENCE: (Vocabulary, Hash),
     Kind.NUMERIC: (Standardise, Log1p, Buckets),
 }
 
 
+class History(Settings):
+    """How ``prepare`` makes a sequence from the log itself: the values in earlier rows of the same user, say."""
+
+    by: str = Field(description="column whose rows belong together, such as user_id")
+    time: str = Field(description="time column; rows of the same time are not earlier")
+    where: str | None = Field(default=None, description="rows that count: a column of 0 and 1, or an expression; default all")
+
+
 class Feature(Settings):
-    """One column of the log and how it becomes an input of the model."""
+    """One column of the log and how it becomes an input of the model.
+
+    A sequence is a history of another feature's values, the most recent last. It has that feature's ``dtype`` and ``transform``, which
+    the experiment fills in, and is looked up in that feature's table.
+    """
 
     name: str = Field(min_length=1, pattern=r"^[^@:]+$", description="column name in the log")
     kind: Kind
     dtype: Literal["string", "int"] = Field(default="string", description="raw type of a categorical or multi-valued feature")
     transform: TransformSettings = Field(default_factory=Vocabulary)
     separator: str = Field(default="|", min_length=1, description="multi-valued text cells are split at it; list columns need none")
-    max_length: int = Field(default=50, ge=1, description="multi-valued: the first so many values are kept")
+    max_length: int = Field(default=50, ge=1, description="multi-valued: the first so many values are kept; sequence: the last so many")
     pooling: Literal["mean", "sum"] = Field(default="mean", description="multi-valued: how a bag's embeddings are joined")
+    of: str | None = Field(default=None, description="sequence: the categorical feature it is a history of")
+    history: History | None = Field(default=None, description="sequence: made by prepare from earlier rows; default a column of the log")
 
     @model_validator(mode="before")
     @classmethod
     def _default_transform(cls, data: object) -> object:
         """``transform: log1p`` is ``transform: {kind: log1p}``; without a kind it is the feature kind's default."""
         if not isinstance(data, dict):
+            return data
+        if data.get("kind") == Kind.SEQUENCE and "transform" not in data:
             return data
         given = data.get("transform", {})
         if isinstance(given, str):
@@ -106,6 +124,22 @@ class Feature(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _history_fits(self) -> "Feature":
+        if self.kind is Kind.SEQUENCE and self.of is None:
+            raise ValueError(f"sequence '{self.name}' needs 'of': the categorical feature it is a history of")
+        for key in ("of", "history"):
+            if self.kind is not Kind.SEQUENCE and getattr(self, key) is not None:
+                raise ValueError(f"feature '{self.name}' is {self.kind.value} and has '{key}', which is for kind: sequence")
+        if self.kind is Kind.SEQUENCE and self.pooling != "mean":
+            raise ValueError(f"sequence '{self.name}' takes no pooling: models that do not look at its order take the mean")
+        return self
+
+    @property
+    def multi_valued(self) -> bool:
+        """Whether a row holds any number of values."""
+        return self.kind in (Kind.MULTI_VALUED, Kind.SEQUENCE)
+
     @property
     def is_id(self) -> bool:
         """Whether the model sees an id (a table look-up) rather than a float."""
@@ -113,12 +147,22 @@ class Feature(Settings):
 
 
 class IdField(Settings):
-    """A field looked up in a table of ``rows`` rows, padding and unknown included."""
+    """A field looked up in a table of ``rows`` rows, padding and unknown included.
+
+    A sequence is multi-valued, of at most ``length`` ids, the most recent last, and is looked up in the table of the field ``of``.
+    """
 
     name: str
     rows: int = Field(ge=2)
     multi_valued: bool = False
     pooling: Literal["mean", "sum"] = "mean"
+    of: str | None = None
+    length: int = Field(default=0, ge=0)
+
+    @property
+    def table(self) -> str:
+        """Name of the field whose table it is looked up in."""
+        return self.of or self.name
 
 
 class Inputs(Settings):
@@ -130,3 +174,12 @@ class Inputs(Settings):
     @property
     def count(self) -> int:
         return len(self.id_fields) + len(self.numeric_fields)
+
+    @property
+    def tables(self) -> tuple[IdField, ...]:
+        """The id fields that have a table of their own."""
+        return tuple(field for field in self.id_fields if field.of is None)
+
+    @property
+    def sequences(self) -> tuple[IdField, ...]:
+        return tuple(field for field in self.id_fields if field.of is not None)

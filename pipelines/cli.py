@@ -135,6 +135,31 @@ def evaluate(
 
 
 @app.command(rich_help_panel=OWN)
+def explain(
+    run: Run,
+    split: Annotated[str, typer.Option(help="Which rows: train, valid or test.")] = "test",
+    rows: Annotated[int, typer.Option(min=2, help="So many rows of the split, drawn at random.")] = 2000,
+    repeats: Annotated[int, typer.Option(min=2, help="How often each field's values are shuffled.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other rows and shuffles.")] = 0,
+    row: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Explain this row alone: a raw row kept of the test split.", show_default=False)
+    ] = None,
+    row_json: Annotated[
+        str | None,
+        typer.Option("--row-json", metavar="ROW", help="Explain this row alone: raw values, as a client sends them.", show_default=False),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for page, pictures and JSON. Default: RUN/explain.", show_default=False)] = None,
+    json: Json = False,
+) -> None:
+    """Show why a trained run predicts what it predicts: over a split, or for one row. Writes HTML, PNG and JSON."""
+    with terminal(json) as screen:
+        _require("training")
+        from pipelines.explain import explain_run
+
+        screen.result(explain_run(run, screen, split=split, rows=rows, repeats=repeats, seed=seed, row=row, row_json=row_json, out=out))
+
+
+@app.command(rich_help_panel=OWN)
 def export(
     run: Run,
     to: Annotated[Path, typer.Option("--to", metavar="REPO", help="Model repository: a folder of <name>/<version>/.")] = Path("repo"),

@@ -50,7 +50,7 @@ def export_run(run: str | Path, repo: str | Path, name: str | None = None) -> di
         transforms, kept = without_unused_words(transforms, kept)
         decision = weights["decision"] | {name: torch.from_numpy(mask) for name, mask in kept.items()}
         dense_arch = rebuild({**weights, "decision": decision}, transforms.inputs).eval()
-    stateless = experiment.embedding.model_copy(update={"optimizer": "sgd", "dim": weights["dim"]})
+    stateless = experiment.embedding.model_copy(update={"optimizer": "sgd"})
     with process_group() as worker:
         reloaded = distribute(CTRModel(deepcopy(dense_arch), stateless), stateless, worker, experiment.training.seed).model
         load_full_weights(reloaded, weights["tables"])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ctrkit.config import Experiment, expand_range, load_config, to_yaml
+from ctrkit.config import Experiment, UnifiedEmbedding, expand_range, load_config, to_yaml
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Buckets, Hash, Kind, Log1p, Standardise, Vocabulary
 
@@ -102,6 +102,35 @@ def test_on_is_the_key_of_a_join(load: Any) -> None:
 @pytest.mark.parametrize("word", ["true", "True", "false", "FALSE"])
 def test_booleans(load: Any, word: str) -> None:
     assert load(SMALL + f"training: {{compile: {word}}}").training.compile == (word.lower() == "true")
+
+
+# -- sequences
+
+
+def test_a_sequence_has_the_dtype_and_transform_of_what_it_is_a_history_of(load: Any) -> None:
+    text = SMALL + "  - {name: past, kind: sequence, of: item, max_length: 7}\n"
+    text += "  - {name: item, kind: categorical, dtype: int, transform: {kind: hash, buckets: 9}}\n"
+    experiment = load(text)
+    past, item = experiment.features[-2:]
+    assert (past.kind, past.of, past.max_length) == (Kind.SEQUENCE, "item", 7)
+    assert (past.dtype, past.transform) == (item.dtype, item.transform) == ("int", Hash(buckets=9))
+    assert load(to_yaml(experiment)) == experiment
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("{name: past, kind: sequence}", "sequence 'past' needs 'of'"),
+        ("{name: past, kind: sequence, of: uses}", "'past' is of 'uses', which is no categorical feature. Did you mean 'user'?"),
+        ("{name: past, kind: sequence, of: genres}", "'past' is of 'genres', which is no categorical feature"),
+        ("{name: past, kind: sequence, of: user, dtype: int}", "'past' has the dtype of 'user': leave its own out"),
+        ("{name: past, kind: sequence, of: user, transform: {min_count: 3}}", "'past' has the transform of 'user': leave its own out"),
+        ("{name: past, kind: sequence, of: user, pooling: sum}", "takes no pooling"),
+        ("{name: past, kind: multi_valued, of: user}", "has 'of', which is for kind: sequence"),
+    ],
+)
+def test_a_sequence_that_is_no_history_is_refused(load: Any, entry: str, expected: str) -> None:
+    assert expected in message(load, SMALL + f"  - {entry}")
 
 
 # -- transforms
@@ -215,6 +244,44 @@ def test_override_errors(load: Any, override: str, expected: str) -> None:
 def test_several_findings_come_in_one_line(load: Any) -> None:
     said = message(load, SMALL + "trainig: {epochs: 3}\nsplt: {}\n")
     assert "'training'" in said and "'split'" in said
+
+
+# -- a unified embedding
+
+
+def test_a_unified_embedding_hashes_what_has_no_transform(load: Any) -> None:
+    text = SMALL.replace("[user, C1..C3], kind: categorical", "[user, C1..C3], kind: categorical, transform: {min_count: 2}", 1)
+    experiment = load(text, "embedding={kind: unified, rows: 100, dim: 4, lookups: 2, feature_lookups: {user: 3}}")
+    assert isinstance(experiment.embedding, UnifiedEmbedding) and experiment.embedding.width == 8
+    assert experiment.features[0].transform == Vocabulary(min_count=2)
+    assert isinstance(experiment.features[4].transform, Standardise)
+    assert experiment.features[-1].transform == Hash(buckets=2**31 - 1)
+    assert load(to_yaml(experiment)) == experiment
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("embedding={kind: unifed}", "embedding: Input tag 'unifed' found using 'kind' does not match any of the expected tags"),
+        ("embedding.kind=unified", "'embedding.rows' is required"),
+        ("embedding={kind: unified, rows: 1}", "embedding.rows: Input should be greater than or equal to 2"),
+        ("embedding={kind: unified, rows: 3000000000}", "embedding.rows: Input should be less than or equal to 2147483647"),
+        ("embedding={kind: unified, rows: 9, lookups: 0}", "embedding.lookups: "),
+        ("embedding={kind: unified, rows: 9, lokups: 2}", "unknown key 'embedding.lokups'. Did you mean 'lookups'?"),
+        ("embedding={kind: unified, rows: 9, feature_lookups: {user: 0}}", "embedding.feature_lookups.user: "),
+        ("embedding={kind: unified, rows: 9, feature_lookups: {usr: 2}}", "no feature 'usr' is looked up. Did you mean 'user'?"),
+        ("embedding={kind: unified, rows: 9, feature_lookups: {I1: 2}}", "no feature 'I1' is looked up"),
+        ("embedding={kind: unified, rows: 9, l2: 1, l2_rows: all}", "needs optimizer: adam"),
+        ("embedding.lookups=2", "unknown key 'embedding.lookups'"),
+    ],
+)
+def test_bad_unified_embeddings(load: Any, override: str, expected: str) -> None:
+    assert expected in message(load, SMALL, override)
+
+
+def test_a_unified_embedding_needs_a_feature_to_look_up(load: Any) -> None:
+    text = "name: a\ndata: {path: a.csv}\nlabel: y\nfeatures: [{name: x, kind: numeric}]\nembedding: {kind: unified, rows: 9}\n"
+    assert "no feature is looked up" in message(load, text)
 
 
 # -- files and environment

@@ -19,6 +19,7 @@ TESTED = {
     "onnx": "1.18.0",
     "onnxscript": "0.5.0",
     "polars-hash": "0.5.0",
+    "captum": "0.8.0",
     "onnxruntime": "1.24.0",
     "polars": "2.0.0",
     "pyarrow": "18.0.0",

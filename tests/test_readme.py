@@ -80,6 +80,7 @@ def test_every_command_runs(folder: Path, port: int, environment: dict[str, str]
         "ctrkit validate",
         "ctrkit train",
         "ctrkit evaluate",
+        "ctrkit explain",
         "ctrkit export",
         "ctrkit score",
         "ctrkit serve",

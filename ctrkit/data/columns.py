@@ -3,6 +3,7 @@
 import polars as pl
 
 from ctrkit.config import Experiment
+from ctrkit.data.histories import HistoryRule
 from ctrkit.data.labels import LabelRule, TimeRule, group_ids
 from ctrkit.data.readers import Chunk, LogReader, open_log
 from ctrkit.data.scratch import Part
@@ -15,6 +16,7 @@ class Columns:
     """The experiment's label, features, group and time, found in the headers of its log and side tables.
 
     Attributes:
+        stored: the features that are columns of the log; the others are histories to be made.
         needed: all columns that are read.
         readers: of the log, or of each explicitly given split.
 
@@ -28,21 +30,30 @@ class Columns:
         parts: list[Part] = [part for part in given if getattr(data, part) is not None]
         self.readers: dict[Part, LogReader] = {part: open_log(data, part=part) for part in parts}
         self.features = experiment.features
+        self.stored = tuple(f for f in self.features if f.history is None)
         self.label = LabelRule(experiment.label, self.readers[parts[0]])
+        self.histories = [HistoryRule(f, self.readers[parts[0]]) for f in self.features if f.history is not None]
         self.group = experiment.group
         self.time = TimeRule(split.column) if split.by == "time" and split.column and data.path is not None else None
         leaks = [f.name for f in self.features if f.name in self.label.columns]
         if leaks:
             raise CtrkitError(f"the label '{experiment.label}' is made of the feature '{leaks[0]}'", "Remove it from features")
+        taken = [h.feature.name for h in self.histories if h.feature.name in self.readers[parts[0]].columns()]
+        if taken:
+            raise CtrkitError(
+                f"the history '{taken[0]}' is to be made, and the log has a column of that name",
+                "Leave out 'history' to use the column, or give the history another name",
+            )
         others = [name for name in (self.group, self.time.column if self.time else None) if name]
-        self.needed = list(dict.fromkeys([*self.label.columns, *(f.name for f in self.features), *others]))
+        others += [name for history in self.histories for name in history.columns]
+        self.needed = list(dict.fromkeys([*self.label.columns, *(f.name for f in self.stored), *others]))
         for reader in self.readers.values():
             reader.require(self.needed)
             reader.needed = self.needed
             reader.numbers = [f.name for f in self.features if f.kind is Kind.NUMERIC]
 
     def read(self, chunk: Chunk) -> pl.DataFrame:
-        """The canonical features, ``@label``, and ``@group`` and ``@time`` if there are such.
+        """The canonical features, ``@label``, ``@group`` and ``@time`` if there are such, and what histories are made of.
 
         Raises:
             CtrkitError: a cell that cannot be what it should be, with file, row and column.
@@ -52,8 +63,9 @@ class Columns:
             extra.append(group_ids(chunk.frame[self.group]))
         if self.time:
             extra.append(self.time.values(chunk))
+        extra += [column for history in self.histories for column in history.values(chunk)]
         try:
-            raw = canonicalise(chunk.frame.select(f.name for f in self.features), self.features, chunk.first_row - 1)
+            raw = canonicalise(chunk.frame.select(f.name for f in self.stored), self.stored, chunk.first_row - 1)
         except CtrkitError as error:
             raise CtrkitError(f"in '{chunk.file}': {error.problem}", error.remedy) from error
         return raw.with_columns(extra)

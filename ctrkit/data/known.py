@@ -89,4 +89,12 @@ KNOWN_LOGS = (
         "https://kuairand.com",
         ("kuairand-1k/processed_standard_kcore_15.csv.gz",),
     ),
+    KnownLog(
+        "kuairand-history",
+        "41,828",
+        "The same, with the videos that each user clicked before: for DIN and BST",
+        "CC BY-SA 4.0",
+        "https://kuairand.com",
+        ("kuairand-1k/processed_standard_kcore_15.csv.gz",),
+    ),
 )

@@ -16,13 +16,15 @@ class LabelRule:
     Args:
         text: the experiment's ``label``.
         reader: of the log whose columns it may name.
+        setting: where it stands in the config, for errors.
 
     Raises:
         CtrkitError: no such column, or no expression.
     """
 
-    def __init__(self, text: str, reader: LogReader) -> None:
+    def __init__(self, text: str, reader: LogReader, setting: str = "label") -> None:
         self.text = text
+        self.setting = setting
         available = reader.columns()
         self._numeric: list[str] | None = None
         if text in available:
@@ -32,10 +34,10 @@ class LabelRule:
         try:
             self._expression = pl.sql_expr(text)
         except pl.exceptions.PolarsError as error:
-            raise CtrkitError(f"label: '{text}' is neither a column nor an expression: {error}", nearest(text, available)) from error
+            raise CtrkitError(f"{setting}: '{text}' is neither a column nor an expression: {error}", nearest(text, available)) from error
         self.columns = list(dict.fromkeys(self._expression.meta.root_names()))
         if not self.columns:
-            raise CtrkitError(f"label: '{text}' names no column of the log", nearest(text, available))
+            raise CtrkitError(f"{setting}: '{text}' names no column of the log", nearest(text, available))
         reader.require(self.columns)
 
     def values(self, chunk: Chunk) -> pl.Series:
@@ -56,16 +58,18 @@ class LabelRule:
             labels = raw.cast(pl.Float32)
         else:
             raise CtrkitError(
-                f"label: '{self.text}' is of type {raw.dtype}", "It must be 0 and 1; write an expression such as 'rating >= 4'"
+                f"{self.setting}: '{self.text}' is of type {raw.dtype}", "It must be 0 and 1; write an expression such as 'rating >= 4'"
             )
         wrong = ((labels != 0) & (labels != 1)).fill_null(True)
         if wrong.any():
             row = int(wrong.arg_max() or 0)
             value = raw[row]
             if value is None:
-                raise CtrkitError(f"label: '{self.text}' is missing in {chunk.place(row)}", "Every row needs a label: remove those rows")
+                raise CtrkitError(
+                    f"{self.setting}: '{self.text}' is missing in {chunk.place(row)}", "Every row needs one: remove those rows"
+                )
             raise CtrkitError(
-                f"label: '{self.text}' is {value!r} in {chunk.place(row)}",
+                f"{self.setting}: '{self.text}' is {value!r} in {chunk.place(row)}",
                 f"It must be 0 or 1; for other values write an expression, such as '{self.columns[0]} >= 1'",
             )
         return labels.alias(LABEL)
@@ -79,14 +83,14 @@ class LabelRule:
             row = _first_non_number(frame[name])
             if row is not None:
                 raise CtrkitError(
-                    f"label: '{self.text}' needs numbers, and '{name}' is {frame[name][row]!r} in {chunk.place(row)}",
+                    f"{self.setting}: '{self.text}' needs numbers, and '{name}' is {frame[name][row]!r} in {chunk.place(row)}",
                     "Mend or remove that row",
                 )
         try:
             return frame.select(pl.col(self._numeric).cast(pl.Float64), pl.exclude(self._numeric)).select(expression).to_series()
         except pl.exceptions.PolarsError as error:
             raise CtrkitError(
-                f"label: '{self.text}' cannot be computed: {str(error).splitlines()[0]}",
+                f"{self.setting}: '{self.text}' cannot be computed: {str(error).splitlines()[0]}",
                 "Compare numbers with numbers and text with 'text'",
             ) from error
 
@@ -103,10 +107,14 @@ class TimeRule:
     """The time column as Float64 that orders rows: numbers as they are, dates and times as microseconds.
 
     Text is read as numbers if the first chunk holds nothing else, or as dates and times.
+
+    Args:
+        setting: where the column is named in the config, for errors.
     """
 
-    def __init__(self, column: str) -> None:
+    def __init__(self, column: str, setting: str = "split.column") -> None:
         self.column = column
+        self.setting = setting
         self._text_is_number: bool | None = None
 
     def values(self, chunk: Chunk) -> pl.Series:
@@ -122,7 +130,7 @@ class TimeRule:
             row = int(wrong.arg_max() or 0)
             value = "missing" if raw[row] is None else repr(raw[row])
             raise CtrkitError(
-                f"split.column: '{self.column}' is {value} in {chunk.place(row)}",
+                f"{self.setting}: '{self.column}' is {value} in {chunk.place(row)}",
                 "Every row needs a time: a number, a date, or a date and time",
             )
         return times
@@ -133,7 +141,7 @@ class TimeRule:
         if raw.dtype.is_numeric() or raw.dtype == pl.Null:
             return raw.cast(pl.Float64)
         if raw.dtype != pl.String:
-            raise CtrkitError(f"split.column: '{self.column}' is of type {raw.dtype}", "It must be numbers, dates, or dates and times")
+            raise CtrkitError(f"{self.setting}: '{self.column}' is of type {raw.dtype}", "It must be numbers, dates, or dates and times")
         if self._text_is_number is None:
             self._text_is_number = _first_non_number(raw) is None
         if self._text_is_number:

@@ -32,7 +32,7 @@ from ctrkit.data.splits import SPLITS, Cut, cut, in_passes, order_keys, random_k
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Feature
 from ctrkit.transforms.categorical import CategoricalFitter
-from ctrkit.transforms.fitted import FittedTransforms, fitter_for
+from ctrkit.transforms.fitted import FittedTransforms, fitter_for, with_sequences
 
 __all__ = ["Progress", "check_columns", "prepare"]
 
@@ -90,7 +90,7 @@ def _write(experiment: Experiment, columns: Columns, folder: Path, say: Progress
         for chunk in reader.chunks():
             scratch.append(part, columns.read(chunk))
             say("read", scratch.rows, None)
-    scratch.flush()
+    scratch.finish()
     splitter = _Splitter(experiment, scratch)
 
     transforms = _fit(columns.features, scratch, splitter, say)
@@ -186,7 +186,7 @@ class _Splitter:
 
 
 def _fit(features: tuple[Feature, ...], scratch: Scratch, splitter: _Splitter, say: Progress) -> FittedTransforms:
-    fitters = {feature.name: fitter_for(feature) for feature in features}
+    fitters = {feature.name: fitter_for(feature) for feature in features if feature.of is None}
     texts = {name: dictionary.texts() for name, dictionary in scratch.dictionaries.items()}
     counts = {name: np.zeros(len(values), np.int64) for name, values in texts.items()}
 
@@ -208,7 +208,8 @@ def _fit(features: tuple[Feature, ...], scratch: Scratch, splitter: _Splitter, s
             assert isinstance(fitter, CategoricalFitter)
             seen = pl.DataFrame({"value": texts[name], "count": count}).filter(pl.col("count") > 0)
             fitter.update_counts(seen)
-        return FittedTransforms(list(pool.map(lambda fitter: fitter.finish(), fitters.values())))
+        fitted = dict(zip(fitters, pool.map(lambda fitter: fitter.finish(), fitters.values()), strict=True))
+        return FittedTransforms(with_sequences(features, fitted))
 
 
 def _encoded(transforms: FittedTransforms, scratch: Scratch, splitter: _Splitter) -> Iterator[tuple[str, pl.DataFrame, pl.DataFrame]]:

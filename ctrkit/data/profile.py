@@ -75,7 +75,7 @@ class Profiler:
 
     def add(self, split: str, raw: pl.DataFrame, encoded: pl.DataFrame) -> None:
         """Takes in rows of a split: canonical values, and their ids with the label."""
-        missing = [(encoded if f.kind is Kind.MULTI_VALUED else raw).select(_missing(f, raw.schema[f.name])).item() for f in self._features]
+        missing = [(encoded if f.multi_valued else raw).select(_missing(f, raw.schema[f.name])).item() for f in self._features]
         for index, feature in enumerate(self._features):
             self._missing[feature.name][split] += missing[index]
         self._clicks[split] += float(encoded[LABEL].sum())
@@ -121,7 +121,7 @@ def _missing(feature: Feature, dtype: pl.DataType) -> pl.Expr:
         return (column == 0).sum()
     if feature.kind is Kind.NUMERIC:
         return column.is_nan().sum()
-    if feature.kind is Kind.MULTI_VALUED:
+    if feature.multi_valued:
         return (column.list.len() == 0).sum()
     return (column == ("" if feature.dtype == "string" else MISSING_INT)).sum()
 
@@ -129,13 +129,13 @@ def _missing(feature: Feature, dtype: pl.DataType) -> pl.Expr:
 def _id_count(feature: Feature) -> pl.Expr:
     """Number of ids: one a row, or those in bags."""
     column = pl.col(feature.name)
-    return (column.list.len().sum() if feature.kind is Kind.MULTI_VALUED else column.len()).cast(pl.Int64)
+    return (column.list.len().sum() if feature.multi_valued else column.len()).cast(pl.Int64)
 
 
 def _unknown(feature: Feature) -> pl.Expr:
     """Number of ids that mean unknown."""
     column = pl.col(feature.name)
-    if feature.kind is Kind.MULTI_VALUED:
+    if feature.multi_valued:
         column = column.explode(empty_as_null=False)
     assert isinstance(feature.transform, Vocabulary)
     return (column <= feature.transform.oov_buckets).sum().cast(pl.Int64)

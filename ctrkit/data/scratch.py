@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
+from ctrkit.data.histories import Histories
 from ctrkit.data.labels import TIME
 from ctrkit.schema import Feature, Kind, Vocabulary
 
@@ -46,6 +47,7 @@ class Scratch:
     def __init__(self, folder: Path, features: Sequence[Feature]) -> None:
         self.folder = folder
         self.folder.mkdir()
+        self._features = features
         self.dictionaries = {f.name: Dictionary() for f in features if _has_dictionary(f)}
         self.part_rows: dict[Part, int] = {"path": 0, "train": 0, "valid": 0, "test": 0}
         self._files: list[Path] = []
@@ -61,16 +63,24 @@ class Scratch:
         self._waiting.append(frame.with_columns(dictionary.codes(name) for name, dictionary in self.dictionaries.items()))
         self._waiting_rows += frame.height
         if self._waiting_rows >= FILE_ROWS:
-            self.flush()
+            self._flush()
 
-    def flush(self) -> None:
-        """Writes what still waits in memory. To be called before reading."""
+    def finish(self) -> None:
+        """To be called when all rows are there, before reading: makes the histories."""
+        self._flush()
+        texts = {name: dictionary.texts() for name, dictionary in self.dictionaries.items()}
+        self._histories = Histories(self._features, self._read(), texts)
+
+    def _flush(self) -> None:
         if self._waiting_rows:
             self._files.append(self.folder / f"{len(self._files):06d}.arrow")
             pl.concat(self._waiting).write_ipc(self._files[-1])
         self._waiting, self._waiting_rows = [], 0
 
     def frames(self) -> Iterator[pl.DataFrame]:
+        return self._histories.fill(self._read())
+
+    def _read(self) -> Iterator[pl.DataFrame]:
         for file in self._files:
             yield pl.read_ipc(file)
 

@@ -125,7 +125,7 @@ def _one_row(features: Sequence[Feature], ids: Mapping[str, str | int], bag: lis
     columns = []
     for feature in features:
         value: Any = number if feature.kind is Kind.NUMERIC else ids[feature.dtype]
-        if feature.kind is Kind.MULTI_VALUED:
+        if feature.multi_valued:
             value = [value] if bag is None else bag
         columns.append(pl.Series(feature.name, [value], dtype=canonical_dtype(feature)))
     return pl.DataFrame(columns)

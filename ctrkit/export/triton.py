@@ -21,7 +21,7 @@ def triton_config(name: str, features: Sequence[Feature]) -> str:
 
 def _inputs(feature: Feature) -> list[tuple[str, str]]:
     kind = "TYPE_FP64" if feature.kind is Kind.NUMERIC else "TYPE_STRING" if feature.dtype == "string" else "TYPE_INT64"
-    kinds = [kind, "TYPE_INT64"] if feature.kind is Kind.MULTI_VALUED else [kind]
+    kinds = [kind, "TYPE_INT64"] if feature.multi_valued else [kind]
     return list(zip(input_names(feature), kinds, strict=True))
 
 

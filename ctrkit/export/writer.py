@@ -16,7 +16,7 @@ from uuid import uuid4
 import numpy as np
 import orjson
 import polars as pl
-from torch import Tensor, nn
+from torch import Tensor
 
 import ctrkit
 from ctrkit.bundle import (
@@ -37,6 +37,7 @@ from ctrkit.export.selfcheck import Reference, check
 from ctrkit.export.triton import triton_config
 from ctrkit.export.twin import Twin
 from ctrkit.feeds import input_names
+from ctrkit.models.base import RankingModel
 from ctrkit.schema import MISSING_INT
 from ctrkit.transforms import FittedTransforms
 
@@ -61,7 +62,7 @@ class Trained:
 
     model: str
     transforms: FittedTransforms
-    dense_arch: nn.Module
+    dense_arch: RankingModel
     tables: Mapping[str, Tensor]
     reference: Reference
     golden: pl.DataFrame
@@ -104,12 +105,13 @@ def write_bundle(trained: Trained, repo: str | Path, name: str, *, external_mb: 
     scratch = model_folder / f".{number}-{uuid4().hex[:8]}"
     try:
         scratch.mkdir(parents=True)
-        twin = Twin(trained.transforms.inputs, trained.tables, trained.dense_arch, trained.new_ids).eval()
+        unpooled = [group.name for group in trained.dense_arch.groups(trained.dense_arch.dim) if group.unpooled]
+        twin = Twin(trained.transforms.inputs, trained.tables, trained.dense_arch, unpooled, trained.new_ids).eval()
         parts = trained.transforms.onnx_graph()
         write_model(scratch, twin, parts, name=name, version=number, external_bytes=external_mb * 2**20)
         session = open_session(scratch / MODEL_FILE)
         checked = check(session, twin, trained.reference, trained.transforms, trained.golden)
-        golden = Golden(rows=_json_rows(trained.golden), probabilities=checked.probabilities.astype(np.float64).tolist())
+        golden = Golden(rows=json_rows(trained.golden), probabilities=checked.probabilities.astype(np.float64).tolist())
         (scratch / GOLDEN_FILE).write_bytes(orjson.dumps(golden.model_dump()))
         manifest = Manifest(
             name=name,
@@ -152,7 +154,7 @@ def _publish(scratch: Path, folder: Path, config: str) -> None:
     scratch.rename(folder)
 
 
-def _json_rows(golden: pl.DataFrame) -> list[dict[str, Any]]:
+def json_rows(golden: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows as a client would send them: null for a missing value."""
     return [{name: _json_value(value) for name, value in row.items()} for row in golden.to_dicts()]
 

@@ -44,6 +44,13 @@ class InteractingLayer(nn.Module):
         attended = (weights @ x).view(-1, fields, self.heads * inputs)
         return torch.relu(attended @ value + x @ residual)
 
+    def weights(self, x: Tensor) -> Tensor:
+        """``alpha``: what each field attends to, ``[batch, heads, fields, fields]`` whose last axis sums to 1. For explanations only."""
+        query_key, _, _ = self._fold()
+        rows, fields, inputs = x.shape
+        queries = (x @ query_key).view(rows, fields, self.heads, inputs).transpose(1, 2)
+        return torch.softmax(queries @ x.unsqueeze(1).transpose(2, 3), dim=-1)
+
     def _fold(self) -> tuple[Tensor, Tensor, Tensor]:
         """``W_q' W_k`` of all heads ``[inputs, heads * inputs]``, ``W_v'`` ``[heads * inputs, attention_dim]`` with a block a head,
         and ``W_res'`` ``[inputs, attention_dim]``."""

@@ -24,12 +24,12 @@ class BatchNorm(nn.Module):
     variance: Tensor
     batches: Tensor
 
-    def __init__(self, channels: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
+    def __init__(self, channels: int, momentum: float = 0.1, eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__()
         self.momentum = momentum
         self.eps = eps
-        self.scale = nn.Parameter(torch.ones(channels))
-        self.shift = nn.Parameter(torch.zeros(channels))
+        self.scale = nn.Parameter(torch.ones(channels)) if affine else None
+        self.shift = nn.Parameter(torch.zeros(channels)) if affine else None
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("variance", torch.ones(channels))
         self.register_buffer("batches", torch.zeros(()))
@@ -41,16 +41,19 @@ class BatchNorm(nn.Module):
         others = [d for d in range(x.dim()) if d != 1]
         broadcast = [-1] + [1] * (x.dim() - 2)
         count = _sum_over_processes(x.new_tensor(x.numel() / x.shape[1]))
-        mean = _sum_over_processes(x.sum(others)) / count
+        mean = _sum_over_processes(x.sum(others)) / count.clamp(min=1)
         centred = x - mean.view(broadcast)
-        variance = _sum_over_processes(centred.square().sum(others)) / count
+        variance = _sum_over_processes(centred.square().sum(others)) / count.clamp(min=1)
         with torch.no_grad():
-            self.batches += 1
-            weight = (1 / self.batches).clamp(min=self.momentum)
+            some = (count > 0).float()  # a batch without rows teaches nothing
+            self.batches += some
+            weight = some * (1 / self.batches.clamp(min=1)).clamp(min=self.momentum)
             self.mean.lerp_(mean, weight)
             self.variance.lerp_(variance * count / (count - 1).clamp(min=1), weight)
-        factor = self.scale * torch.rsqrt(variance + self.eps)
-        return centred * factor.view(broadcast) + self.shift.view(broadcast)
+        factor = torch.rsqrt(variance + self.eps)
+        if self.scale is None or self.shift is None:
+            return centred * factor.view(broadcast)
+        return centred * (self.scale * factor).view(broadcast) + self.shift.view(broadcast)
 
 
 def _sum_over_processes(x: Tensor) -> Tensor:

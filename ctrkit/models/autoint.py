@@ -7,6 +7,9 @@
 With ``hidden`` a perceptron on the same embeddings is added to the logit (AutoInt+, section 5.5 of the paper); with ``wide`` a first-order term.
 """
 
+from collections.abc import Iterable
+from typing import cast
+
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -16,7 +19,7 @@ from ctrkit.layers.attention import InteractingLayer
 from ctrkit.layers.fields import FieldVectors, FirstOrder
 from ctrkit.layers.rows import by_rows
 from ctrkit.layers.tower import Tower, linear
-from ctrkit.models.base import RankingModel
+from ctrkit.models.base import FieldMaps, RankingModel
 from ctrkit.models.registry import register
 from ctrkit.models.settings import Dropout, Hidden
 from ctrkit.schema import Inputs
@@ -68,3 +71,14 @@ class AutoInt(RankingModel):
 
     def _attend(self, vectors: Tensor) -> Tensor:
         return self.output(self.attention(vectors).flatten(1))
+
+    def explanations(self, embeddings: dict[str, Tensor], dense: Tensor) -> tuple[FieldMaps, ...]:
+        """The attention weights of every layer and head (section 5.4 of the paper)."""
+        x = self.vectors(embeddings["embedding"], dense)
+        maps: dict[str, Tensor] = {}
+        for number, layer in enumerate(cast(Iterable[InteractingLayer], self.attention), 1):
+            weights = layer.weights(x)
+            maps |= {f"layer {number}, head {head + 1}": weights[:, head] for head in range(layer.heads)}
+            x = layer(x)
+        about = "How much a field (row) attends to each field (column); a row sums to 1. Fields of later layers are already mixtures."
+        return (FieldMaps("Attention", about, maps, neutral=1 / self.inputs.count),)

@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ctrkit import schema
-from ctrkit.config import Embedding
+from ctrkit.config import Embedding, UnifiedEmbedding
 from ctrkit.data.batch import Batch
+from ctrkit.embeddings.gated import GatedTables
 from ctrkit.embeddings.selection import Selection
-from ctrkit.embeddings.tables import Group, Tables
+from ctrkit.embeddings.tables import Group, Tables, own_outputs, own_tables
+from ctrkit.embeddings.unified import UnifiedTables
 from ctrkit.errors import CtrkitError
 from ctrkit.layers.gate import ContinuousGate
 from ctrkit.schema import Inputs
 
 Decision = dict[str, Tensor]
 """What a search found out, to build the model of that form again; each model's docstring says what is in it."""
+
+
+@dataclass(frozen=True)
+class FieldMaps:
+    """What a model has to say of the pairs of fields of each row: pictures of a kind, for ``ctrkit explain``.
+
+    Attributes:
+        title: such as ``Attention``.
+        about: how to read them, a sentence or two.
+        maps: name -> ``[batch, fields, fields]``, id fields first.
+        neutral: the value of an entry that says nothing.
+    """
+
+    title: str
+    about: str
+    maps: dict[str, Tensor]
+    neutral: float
 
 
 class RankingModel(nn.Module):
@@ -45,6 +65,8 @@ class RankingModel(nn.Module):
         self.inputs = inputs
         self.dim = dim
         self.settings = settings
+        self.join: nn.Module = nn.Identity()
+        """Of what the tables give, ``forward``'s vectors: more than the identity for a unified embedding."""
         self.selection = None
         self.gate = None
 
@@ -64,13 +86,34 @@ class RankingModel(nn.Module):
     def forward(self, embeddings: dict[str, Tensor], dense: Tensor) -> Tensor:
         """
         Args:
-            embeddings: group name -> ``[batch, id fields, group's dim]``.
+            embeddings: group name -> ``[batch, id fields, group's dim]``. An unpooled group's sequences are not among these fields:
+                theirs are ``<group>/<field>`` -> ``[batch, length, dim]``, the most recent last, and ``mask/<field>`` ->
+                ``[batch, length]``, whether there is anything at a place.
             dense: ``[batch, numeric fields]``, NaN is missing.
 
         Returns:
             logits ``[batch]``.
         """
         raise NotImplementedError
+
+    def explanations(self, embeddings: dict[str, Tensor], dense: Tensor) -> Sequence[FieldMaps]:
+        """What the model itself can show of how it read these rows (arguments as of ``forward``); most have nothing."""
+        return ()
+
+
+def with_sequences(model: str, inputs: Inputs) -> tuple[Inputs, tuple[int, ...]]:
+    """The inputs without the sequences, and each sequence's target: the place of its ``of`` field among those inputs.
+
+    Raises:
+        CtrkitError: there is no sequence.
+    """
+    if not inputs.sequences:
+        raise CtrkitError(
+            f"model '{model}' attends to the history of a field, and there is none among the features",
+            "List a feature such as {name: recent_items, kind: sequence, of: item_id}",
+        )
+    fields = [field.name for field in inputs.tables]
+    return inputs.model_copy(update={"id_fields": inputs.tables}), tuple(fields.index(s.table) for s in inputs.sequences)
 
 
 class SearchModel(RankingModel):
@@ -136,14 +179,26 @@ class CTRModel(nn.Module):
     def __init__(self, dense_arch: RankingModel, settings: Embedding, precision: str = "fp32") -> None:
         super().__init__()
         inputs = dense_arch.selection.inputs if dense_arch.selection is not None else dense_arch.inputs
-        self.tables = Tables(inputs, dense_arch.groups(settings.dim), settings)
+        groups = dense_arch.groups(settings.width)
+        if isinstance(settings, UnifiedEmbedding):
+            self.tables: Tables = UnifiedTables(inputs, groups, settings)
+        elif any(group.gates for group in groups):
+            self.tables = GatedTables(inputs, groups, settings)
+        else:
+            unpooled = inputs.sequences if any(group.unpooled for group in groups) else ()
+            self.tables = Tables(own_tables(inputs, groups), own_outputs(inputs, groups), settings, unpooled)
         self.dense_arch = dense_arch
         self.precision = precision
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``[batch]``, float32."""
-        selection = self.dense_arch.selection
-        embeddings = self.tables(batch.sparse if selection is None else selection(batch.sparse), self.dense_arch.gate)
+        embeddings = self.look_up(batch)
         device = batch.dense.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.training and use_bfloat16(self.precision, device)):
             return self.dense_arch(embeddings, batch.dense).float()
+
+    def look_up(self, batch: Batch) -> dict[str, Tensor]:
+        """What the dense arch takes of a batch's ids."""
+        selection, gate = self.dense_arch.selection, self.dense_arch.gate
+        sparse = batch.sparse if selection is None else selection(batch.sparse)
+        return self.dense_arch.join(self.tables(sparse) if gate is None else self.tables(sparse, gate))

@@ -151,6 +151,11 @@ class OptFSSearch(SearchModel):
 
 
 def _base(inputs: Inputs, dim: int, settings: OptFSSettings) -> RankingModel:
+    if inputs.sequences:
+        raise CtrkitError(
+            f"model 'optfs' selects among the values of a field, and those of the sequence '{inputs.sequences[0].name}' are another field's",
+            "Leave the sequences out of the features, and take a base that does without them, such as deepfm",
+        )
     if build_search(settings.base, inputs, dim, settings.base_settings) is not None:
         raise CtrkitError(f"model 'optfs' cannot take '{settings.base}' as its base: it has a search of its own", "Use deepfm, dcn or ipnn")
     return build(settings.base, inputs, dim, settings.base_settings)

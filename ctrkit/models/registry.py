@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 import ctrkit.models
-from ctrkit.config import AutoDis, Numeric, explain
+from ctrkit.config import AnyEmbedding, AutoDis, Embedding, Numeric, UnifiedEmbedding, explain
+from ctrkit.embeddings.unified import JoinLookups, plan_lookups
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.layers import numeric as numeric_layers
 from ctrkit.models.base import Decision, RankingModel, SearchModel
@@ -99,10 +100,33 @@ def _with_numeric(model: R, numeric: Numeric | None) -> R:
     return model
 
 
+def build_for(embedding: Embedding, name: str, inputs: Inputs, settings: dict[str, Any], decision: Decision | None = None) -> RankingModel:
+    """``build`` with the width of vectors, the treatment of numbers and the look-ups that ``embedding`` says.
+
+    Raises:
+        CtrkitError: as ``build``; or a unified embedding, with a model that attends to sequences or that a search decides on.
+    """
+    dense_arch = build(name, inputs, embedding.width, settings, embedding.numeric, decision)
+    if isinstance(embedding, UnifiedEmbedding):
+        if build_search(name, inputs, embedding.width, settings) is not None:
+            raise CtrkitError(
+                f"model '{name}' keeps some rows of a field's table, and a unified embedding has no rows that are one field's",
+                "Leave embedding.kind out, or choose another model",
+            )
+        groups = dense_arch.groups(embedding.width)
+        if any(group.unpooled for group in groups):
+            raise CtrkitError(
+                f"model '{name}' looks a sequence up place by place, which a unified embedding does not do",
+                "Leave embedding.kind out, or choose a model that takes the sequence's mean, such as autoint",
+            )
+        dense_arch.join = JoinLookups(plan_lookups(inputs, groups, embedding))
+    return dense_arch
+
+
 def rebuild(weights: Mapping[str, Any], inputs: Inputs) -> RankingModel:
     """The trained dense arch from a run's weights, see ``ctrkit.training.run.load_run``."""
-    numeric = TypeAdapter[Numeric](Numeric).validate_python(weights["numeric"])
-    dense_arch = build(weights["model"], inputs, weights["dim"], weights["settings"], numeric, weights["decision"])
+    embedding = TypeAdapter[AnyEmbedding](AnyEmbedding).validate_python(weights["embedding"])
+    dense_arch = build_for(embedding, weights["model"], inputs, weights["settings"], weights["decision"])
     dense_arch.load_state_dict(weights["dense_arch"])
     return dense_arch
 

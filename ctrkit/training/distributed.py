@@ -299,6 +299,7 @@ def _plan(model: CTRModel, dense: frozenset[str], worker: Worker, batch_size: in
         constraints={
             c.name: ParameterConstraints(
                 sharding_types=list(sharding),
+                pooling_factors=[1.0] * len(c.feature_names),
                 compute_kernels=[EmbeddingComputeKernel.FUSED.value],
                 min_partition=-(-c.embedding_dim // worker.world // WIDTH_UNIT) * WIDTH_UNIT,
             )
@@ -314,7 +315,7 @@ def _plan(model: CTRModel, dense: frozenset[str], worker: Worker, batch_size: in
         raise CtrkitError(
             f"the tables ({need / 1e9:.1f} GB of weights, and their optimizer's state) do not fit {worker.world} process(es) "
             f"with {available / 1e9:.1f} GB in all",
-            "Lower embedding.dim or the features' max_size or buckets, use a fused optimizer, or start more processes with torchrun",
+            "Lower embedding.dim and embedding.rows or the features' max_size or buckets, use a fused optimizer, or start more processes with torchrun",
         ) from error
     for table in dense:  # the planner offers this kernel for replicated tables only, but sharded ones run it as well
         _parameter_sharding(plan, table).compute_kernel = EmbeddingComputeKernel.DENSE.value

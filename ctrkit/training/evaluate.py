@@ -1,5 +1,7 @@
 """Predictions of a model on a whole split, and their metrics."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,12 +10,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from ctrkit.data.dataset import Dataset
 from ctrkit.data.loader import Loader
 from ctrkit.errors import CtrkitError
 from ctrkit.models.base import CTRModel
 from ctrkit.models.registry import rebuild
-from ctrkit.training.distributed import distribute, load_full_weights, process_group
+from ctrkit.training.distributed import Worker, distribute, load_full_weights, process_group
 from ctrkit.training.metrics import evaluate_metrics
 from ctrkit.training.run import dataset_of_run, load_run
 
@@ -97,18 +101,29 @@ def predict_split(run_dir: Path, split: str, batch_size: int = 8192) -> Predicti
     Raises:
         CtrkitError: no such run or split, an unfinished run, or its dataset is gone.
     """
-    experiment, inputs, weights = load_run(run_dir)
     dataset = dataset_of_run(run_dir)
+    require_split(dataset, split, run_dir)
+    with trained_model(run_dir, batch_size) as (model, worker):
+        return predict(model, Loader(dataset, split, batch_size, rank=worker.rank, world=worker.world), worker.device)
+
+
+def require_split(dataset: Dataset, split: str, run_dir: Path) -> None:
+    """Raises CtrkitError if a run's dataset has no rows in a split of that name."""
     if not dataset.rows.get(split):
         known = ", ".join(name for name, rows in dataset.rows.items() if rows)
         raise CtrkitError(f"the dataset of '{run_dir}' has no rows in a split '{split}'", f"Name one of {known}")
-    dense_arch = rebuild(weights, inputs)
+
+
+@contextmanager
+def trained_model(run_dir: Path, batch_size: int = 8192) -> Iterator[tuple[DistributedModelParallel, Worker]]:
+    """A finished run's model with its best weights, ``Batch -> logits [batch]``, and the process it lives in; raises as ``load_run``."""
+    experiment, inputs, weights = load_run(run_dir)
     stateless = experiment.embedding.model_copy(update={"optimizer": "sgd"})
     with process_group() as worker:
-        model = CTRModel(dense_arch, stateless, experiment.training.precision)
+        model = CTRModel(rebuild(weights, inputs), stateless, experiment.training.precision)
         sharded = distribute(model, stateless, worker, seed=0, batch_size=batch_size).model
         load_full_weights(sharded, weights["tables"])
-        return predict(sharded, Loader(dataset, split, batch_size, rank=worker.rank, world=worker.world), worker.device)
+        yield sharded, worker
 
 
 def evaluate_run(run_dir: Path, split: str = "test") -> dict[str, Any]:

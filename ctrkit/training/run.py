@@ -120,7 +120,7 @@ def load_run(run_dir: Path) -> tuple[Experiment, Inputs, dict[str, Any]]:
     """A finished run: its experiment, the model's inputs and the best weights (on CPU).
 
     The weights are ``{"dense_arch": state_dict, "tables": {"<group>/<field>": Tensor [rows, dim]}, "model": name, "settings": {...},
-    "dim": int, "numeric": {...}, "decision": that of a search or None}``.
+    "embedding": {...}, "decision": that of a search or None}``; the table that a unified embedding shares is ``<group>/shared``.
 
     Raises:
         CtrkitError: no such run, or it has not finished.
@@ -149,8 +149,9 @@ def dataset_of_run(run_dir: Path) -> Dataset:
     """The prepared dataset, shards included, that a run was trained on.
 
     Raises:
-        CtrkitError: it was moved or deleted, or prepared anew from other data.
+        CtrkitError: no such run, or its dataset was moved or deleted, or prepared anew from other data.
     """
+    read_experiment(run_dir)
     path = Path(json.loads((run_dir / ORIGIN_FILE).read_text(encoding="utf8"))["dataset"])
     remedy = f"Prepare it again: ctrkit prepare {run_dir / CONFIG_FILE}"
     if not path.is_dir():
@@ -181,11 +182,11 @@ def check_same_training(run_dir: Path, experiment: Experiment, dataset: Dataset)
     """
     before = _fixed(read_experiment(run_dir))
     now = _fixed(experiment)
-    changed = [key for key in before if before[key] != now[key]]
+    changed = [key for key in before if before[key] != now.get(key)]
     if changed:
         raise CtrkitError(
             f"the run '{run_dir}' cannot be resumed with another {', '.join(changed)} "
-            + "; ".join(f"({key}: {before[key]} before, {now[key]} now)" for key in changed),
+            + "; ".join(f"({key}: {before[key]} before, {now.get(key)} now)" for key in changed),
             "Set it back, or train anew without --resume",
         )
     if Dataset.open(run_dir / DATASET_FOLDER).fingerprint != dataset.fingerprint:
@@ -193,14 +194,11 @@ def check_same_training(run_dir: Path, experiment: Experiment, dataset: Dataset)
 
 
 def _fixed(experiment: Experiment) -> dict[str, Any]:
-    training, embedding = experiment.training, experiment.embedding
+    training = experiment.training
+    embedding = experiment.embedding.model_dump(exclude={"learning_rate", "init_std"})
     return {
         "model": {"name": experiment.model.name, **experiment.model.settings},
-        "embedding.dim": embedding.dim,
-        "embedding.numeric": embedding.numeric.model_dump(),
-        "embedding.optimizer": embedding.optimizer,
-        "embedding.l2": embedding.l2,
-        "embedding.l2_rows": embedding.l2_rows,
+        **{f"embedding.{key}": value for key, value in embedding.items()},
         "training.optimizer": training.optimizer,
         "training.weight_decay": training.weight_decay,
         "training.batch_size": training.batch_size,

@@ -30,7 +30,7 @@ from ctrkit.data.dataset import Dataset
 from ctrkit.data.loader import Loader
 from ctrkit.errors import CtrkitError
 from ctrkit.models.base import CTRModel, RankingModel, SearchModel
-from ctrkit.models.registry import build, build_search
+from ctrkit.models.registry import build_for, build_search
 from ctrkit.training import schedule
 from ctrkit.training.checkpoint import Checkpoints
 from ctrkit.training.distributed import Worker, distribute, gather_full_weights, load_full_weights, mean_loss, process_group
@@ -114,14 +114,13 @@ def _search(experiment: Experiment, dataset: Dataset, folder: Path, worker: Work
 
 
 def _build(experiment: Experiment, dataset: Dataset, found: Found | None = None) -> RankingModel:
-    model, embedding = experiment.model, experiment.embedding
     decision = found.decision if found is not None else None
-    return build(model.name, dataset.inputs, embedding.dim, model.settings, embedding.numeric, decision)
+    return build_for(experiment.embedding, experiment.model.name, dataset.inputs, experiment.model.settings, decision)
 
 
 def _build_search(experiment: Experiment, dataset: Dataset) -> SearchModel | None:
     model, embedding = experiment.model, experiment.embedding
-    return build_search(model.name, dataset.inputs, embedding.dim, model.settings, embedding.numeric)
+    return build_search(model.name, dataset.inputs, embedding.width, model.settings, embedding.numeric)
 
 
 def _check(experiment: Experiment, dataset: Dataset) -> None:
@@ -441,8 +440,7 @@ class _Trainer:
             "tables": gather_full_weights(self.model),
             "model": self.experiment.model.name,
             "settings": self.experiment.model.settings,
-            "dim": self.experiment.embedding.dim,
-            "numeric": self.experiment.embedding.numeric.model_dump(),
+            "embedding": self.experiment.embedding.model_dump(mode="json"),
             "decision": self.found.decision if self.found is not None else None,
         }
 

@@ -2,6 +2,6 @@
 
 from ctrkit.transforms.base import FittedTransform, Fitter
 from ctrkit.transforms.canonical import canonical, canonical_dtype, canonicalise
-from ctrkit.transforms.fitted import FittedTransforms, fitter_for
+from ctrkit.transforms.fitted import FittedTransforms, fitter_for, with_sequences
 
-__all__ = ["FittedTransform", "FittedTransforms", "Fitter", "canonical", "canonical_dtype", "canonicalise", "fitter_for"]
+__all__ = ["FittedTransform", "FittedTransforms", "Fitter", "canonical", "canonical_dtype", "canonicalise", "fitter_for", "with_sequences"]

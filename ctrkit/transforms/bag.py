@@ -1,6 +1,6 @@
-"""A multi-valued feature: a bag of values a row, each looked up.
+"""A multi-valued feature: a bag of values a row, each looked up. Or a sequence: the same in order, the most recent last.
 
-Missing elements ("" or MISSING_INT) are dropped, then the first ``max_length`` of the rest are kept.
+Missing elements ("" or MISSING_INT) are dropped, then the first ``max_length`` of the rest are kept; the last of a sequence.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from ctrkit.schema import MISSING_INT, PADDING_ID, Feature
+from ctrkit.schema import MISSING_INT, PADDING_ID, Feature, Kind
 from ctrkit.transforms.base import Lookup, LookupFitter
 
 if TYPE_CHECKING:
@@ -21,13 +21,17 @@ def _kept(feature: Feature) -> pl.Expr:
     empty = pl.lit([], dtype=pl.List(pl.String if feature.dtype == "string" else pl.Int64))
     element = pl.element()
     bags = pl.col(feature.name).fill_null(empty)
-    return bags.list.filter(element.is_not_null() & (element != missing)).list.head(feature.max_length)
+    present = bags.list.filter(element.is_not_null() & (element != missing)).list
+    return present.tail(feature.max_length) if feature.kind is Kind.SEQUENCE else present.head(feature.max_length)
 
 
 class BagTransform:
     """Bag of raw values -> ``List(Int64)`` of the kept elements' ids.
 
     In ONNX a dropped element gets the padding id instead: ``name@ids`` INT64 [total], aligned with ``name.values``.
+
+    Args:
+        lookup: of a sequence, that of the feature it is a history of.
     """
 
     def __init__(self, feature: Feature, lookup: Lookup) -> None:
@@ -55,7 +59,7 @@ class BagTransform:
         return writer.part(raw_inputs(self.feature), [helper.make_tensor_value_info(f"{name}@ids", TensorProto.INT64, [f"{name}.total"])])
 
     def _write_kept(self, writer: OnnxWriter) -> str:
-        """Whether each element is kept, BOOL [total]: present, and among the first ``max_length`` present ones of its bag."""
+        """Whether each element is kept, BOOL [total]: present, and among the first (or last) ``max_length`` present ones of its bag."""
         import numpy as np
         from onnx import TensorProto
 
@@ -77,9 +81,16 @@ class BagTransform:
         begun = writer.op("CumSum", writer.op("ScatterElements", begun, starts, ones, reduction="add"), axis)
         bag = writer.op("Sub", writer.op("Slice", begun, zero, total), writer.constant(1, np.int64))
 
-        before = writer.op("Gather", writer.op("Concat", zero, counts, axis=0), starts)  # [rows], present before each bag
-        rank = writer.op("Sub", counts, writer.op("Gather", before, bag))  # [total], from 1 within the bag
-        within = writer.op("LessOrEqual", rank, writer.constant(self.feature.max_length, np.int64))
+        from_zero = writer.op("Concat", zero, counts, axis=0)
+        limit = writer.constant(self.feature.max_length, np.int64)
+        if self.feature.kind is Kind.SEQUENCE:
+            through = writer.op("Gather", from_zero, writer.op("Add", starts, lengths))  # [rows], present up to each bag's end
+            later = writer.op("Sub", writer.op("Gather", through, bag), counts)  # [total], present after it in its bag
+            within = writer.op("Less", later, limit)
+        else:
+            before = writer.op("Gather", from_zero, starts)  # [rows], present before each bag
+            rank = writer.op("Sub", counts, writer.op("Gather", before, bag))  # [total], from 1 within the bag
+            within = writer.op("LessOrEqual", rank, limit)
         return writer.op("And", present, within)
 
     def state(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 | categorical string | String | ``""`` | text as it stands; other scalars as Polars writes them: 5 -> "5", 5.0 -> "5.0", True -> "true" |
 | categorical int | Int64 | ``MISSING_INT`` | integers; text such as " 5" or "5.0"; whole floats; True -> 1 |
 | numeric | Float64 | NaN | numbers; text such as " 2.5"; True -> 1; infinite values are missing |
-| multi-valued | List | empty list | text split at the separator; lists; another scalar is a bag of one |
+| multi-valued, sequence | List | empty list | text split at the separator; lists; another scalar is a bag of one |
 
 Null, NaN and (save in string features) blank text are missing. Needs Polars only.
 """
@@ -29,7 +29,7 @@ def canonical_dtype(feature: Feature) -> pl.DataType:
     if feature.kind is Kind.NUMERIC:
         return pl.Float64()
     element = pl.String() if feature.dtype == "string" else pl.Int64()
-    return pl.List(element) if feature.kind is Kind.MULTI_VALUED else element
+    return pl.List(element) if feature.multi_valued else element
 
 
 def canonical(feature: Feature) -> pl.Expr:
@@ -61,7 +61,7 @@ def canonicalise(frame: pl.DataFrame, features: Iterable[Feature], first_row: in
 
 def _column(feature: Feature, column: pl.Series, first_row: int | None) -> pl.Series:
     rows = None if first_row is None else np.arange(first_row, first_row + len(column))
-    canonical = _bags if feature.kind is Kind.MULTI_VALUED else _scalars
+    canonical = _bags if feature.multi_valued else _scalars
     return canonical(feature, column, rows).alias(feature.name)
 
 
@@ -153,10 +153,10 @@ def _bags(feature: Feature, column: pl.Series, rows: np.ndarray | None) -> pl.Se
     lengths = bags.list.len().to_numpy()
     elements = bags.explode(empty_as_null=False)
     values = _scalars(feature, elements, None if rows is None else np.repeat(rows, lengths))
-    return _regroup(values, lengths)
+    return regroup(values, lengths)
 
 
-def _regroup(values: pl.Series, lengths: np.ndarray) -> pl.Series:
+def regroup(values: pl.Series, lengths: np.ndarray) -> pl.Series:
     """Flat ``values`` [total] into lists of ``lengths`` [rows]."""
     import pyarrow as pa
 

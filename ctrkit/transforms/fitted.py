@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,7 +31,7 @@ Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 
 def fitter_for(feature: Feature) -> Fitter:
-    """The fitter of a feature's transform."""
+    """The fitter of a feature's transform. A sequence has none, see ``with_sequences``."""
     settings = feature.transform
     if isinstance(settings, Buckets):
         return BucketsFitter(feature, settings)
@@ -58,6 +58,24 @@ def _restore(feature: Feature, state: dict[str, Any], vocabulary: pl.Series | No
     return BagTransform(feature, lookup) if feature.kind is Kind.MULTI_VALUED else CategoricalTransform(feature, lookup)
 
 
+def with_sequences(features: Iterable[Feature], fitted: Mapping[str, FittedTransform]) -> list[FittedTransform]:
+    """The transforms of all features in their order: the fitted ones, and the sequences', which share those of their ``of`` features.
+
+    So a history's values get the ids that they have as a target. The vocabulary is that of the target column alone: an item's
+    frequency is in how many rows it is the target, however often the histories of other rows repeat it, and ``min_count`` keeps its
+    meaning. A value that was never a target is unknown in a history too.
+    """
+    transforms: list[FittedTransform] = []
+    for feature in features:
+        if feature.of is None:
+            transforms.append(fitted[feature.name])
+        else:
+            target = fitted[feature.of]
+            assert isinstance(target, CategoricalTransform)
+            transforms.append(BagTransform(feature, target.lookup))
+    return transforms
+
+
 class FittedTransforms:
     """The fitted transforms of an experiment, in the order of its features.
 
@@ -76,11 +94,7 @@ class FittedTransforms:
     @property
     def inputs(self) -> Inputs:
         """The fields a model is built from."""
-        ids = [
-            IdField(name=t.feature.name, rows=t.rows, multi_valued=t.feature.kind is Kind.MULTI_VALUED, pooling=t.feature.pooling)
-            for t in self.transforms
-            if t.rows is not None
-        ]
+        ids = [_id_field(t.feature, t.rows) for t in self.transforms if t.rows is not None]
         return Inputs(id_fields=tuple(ids), numeric_fields=tuple(t.feature.name for t in self.transforms if t.rows is None))
 
     def __getitem__(self, name: str) -> FittedTransform:
@@ -115,7 +129,7 @@ class FittedTransforms:
         for number, transform in enumerate(self.transforms):
             entry: dict[str, Any] = {"feature": transform.feature.model_dump(mode="json"), "state": transform.state()}
             vocabulary = transform.vocabulary()
-            if vocabulary is not None:
+            if vocabulary is not None and transform.feature.of is None:
                 entry["vocabulary"] = f"vocabulary-{number:05d}.parquet"
                 vocabulary.alias("value").to_frame().write_parquet(folder / entry["vocabulary"])
             entries.append(entry)
@@ -134,14 +148,17 @@ class FittedTransforms:
             content = json.loads(path.read_text(encoding="utf8"))
             if content["format"] != _FORMAT:
                 raise CtrkitError(f"'{path}' has format {content['format']}, this ctrkit reads {_FORMAT}", "Prepare the data again")
-            transforms = [
-                _restore(
-                    Feature.model_validate(entry["feature"]),
+            entries = [(Feature.model_validate(entry["feature"]), entry) for entry in content["transforms"]]
+            fitted = {
+                feature.name: _restore(
+                    feature,
                     entry["state"],
                     pl.read_parquet(path.parent / entry["vocabulary"])["value"] if "vocabulary" in entry else None,
                 )
-                for entry in content["transforms"]
-            ]
+                for feature, entry in entries
+                if feature.of is None
+            }
+            transforms = with_sequences((feature for feature, _ in entries), fitted)
         except FileNotFoundError as error:
             raise CtrkitError(
                 f"no fitted transforms at '{folder}': {error.filename or path} is missing", "Prepare the data again"
@@ -151,11 +168,15 @@ class FittedTransforms:
         return cls(transforms)
 
 
+def _id_field(feature: Feature, rows: int) -> IdField:
+    length = feature.max_length if feature.of is not None else 0
+    return IdField(name=feature.name, rows=rows, multi_valued=feature.multi_valued, pooling=feature.pooling, of=feature.of, length=length)
+
+
 def _check_names(features: Sequence[Feature]) -> None:
     owners: dict[str, str] = {}
     for feature in features:
-        multi = feature.kind is Kind.MULTI_VALUED
-        for name in [f"{feature.name}.values", f"{feature.name}.lengths"] if multi else [feature.name]:
+        for name in [f"{feature.name}.values", f"{feature.name}.lengths"] if feature.multi_valued else [feature.name]:
             if name in owners:
                 raise CtrkitError(
                     f"features '{owners[name]}' and '{feature.name}' both need the model input '{name}'", "Rename one of the two columns"

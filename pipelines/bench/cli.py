@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.options import Json
+from pipelines.options import Config, Json, Overrides
 from pipelines.terminal import terminal
 
 bench_app = typer.Typer(
@@ -75,3 +75,35 @@ def models(
         from pipelines.bench.models import bench_models
 
         screen.result(bench_models(configs, model, seeds, grid or [], out, screen.console.print))
+
+
+@bench_app.command("unified")
+def unified(
+    config: Config,
+    budget: Annotated[
+        list[int], typer.Option("--budget", min=2, help="Rows of width embedding.dim in all. Repeatable.", show_default=False)
+    ],
+    lookups: Annotated[
+        list[int] | None,
+        typer.Option("--lookups", min=1, help="Look-ups of a field in the shared table. Repeatable; default 1 and 2.", show_default=False),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each, seeds 1, 2, ...")] = 3,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE,VALUE", help="Settings to try, chosen on validation. Repeatable: every combination.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results; a benchmark goes on where it was stopped.")] = Path("out/bench-unified"),
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """One table that all features share against a hash table for each, at equal numbers of parameters."""
+    with terminal(json) as screen:
+        from ctrkit.doctor import require_training_stack
+
+        require_training_stack()
+        from pipelines.bench.unified import bench_unified
+
+        rows = bench_unified(config, overrides or [], budget, lookups or [1, 2], seeds, grid or [], out, screen.console.print)
+        screen.result(rows)

@@ -72,28 +72,28 @@ def bench_models(
     if unknown := [m for m in models if m not in settings_of]:
         raise CtrkitError(f"no model named '{unknown[0]}'", f"Choose from: {', '.join(settings_of)}")
     out.mkdir(parents=True, exist_ok=True)
-    results = _read(out / "results.jsonl")
+    results = read_trials(out / "results.jsonl")
     rows = []
     for config in configs:
         experiment = load_config(config)
         for model in models:
             tried = [
-                (_score(result, experiment.training.monitor), settings)
+                (score(result, experiment.training.monitor), settings)
                 for settings in grid_points(grid, settings_of[model])
-                if (result := _run(Trial(config, model, settings, 1), results, out, say))
+                if (result := run_trial(Trial(config, model, settings, 1), results, out, say))
             ]
             if not tried:
                 say(f"{experiment.name} {model}: every trial failed, see the messages above")
                 continue
             best = max(tried)[1]
-            runs = [_run(Trial(config, model, best, seed), results, out, say) for seed in range(1, seeds + 1)]
+            runs = [run_trial(Trial(config, model, best, seed), results, out, say) for seed in range(1, seeds + 1)]
             rows.append(_row(experiment.name, model, best, [r for r in runs if r]))
     rows.sort(key=lambda r: (r["data"], -r["auc"]))
     _report(rows, out)
     return rows
 
 
-def _run(trial: Trial, results: dict[Trial, dict[str, Any]], out: Path, say) -> dict[str, Any] | None:
+def run_trial(trial: Trial, results: dict[Trial, dict[str, Any]], out: Path, say) -> dict[str, Any] | None:
     if trial in results:
         return results[trial]
     done = subprocess.run(trial.command(), check=False, capture_output=True, text=True)
@@ -108,14 +108,14 @@ def _run(trial: Trial, results: dict[Trial, dict[str, Any]], out: Path, say) -> 
     return result
 
 
-def _read(path: Path) -> dict[Trial, dict[str, Any]]:
+def read_trials(path: Path) -> dict[Trial, dict[str, Any]]:
     if not path.exists():
         return {}
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return {Trial(x["config"], x["model"], tuple(x["settings"]), x["seed"]): x["result"] for x in lines}
 
 
-def _score(result: dict[str, Any], monitor: str) -> float:
+def score(result: dict[str, Any], monitor: str) -> float:
     valid = result["valid"]
     return {"auc-logloss": valid["auc"] - valid["logloss"], "logloss": -valid["logloss"]}.get(monitor, valid.get(monitor))
 

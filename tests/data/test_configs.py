@@ -18,7 +18,7 @@ REAL = [known for known in KNOWN_LOGS if known.files]
 def test_every_config_loads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CTRKIT_DATA", "data")
     experiment = load_config(path)
-    assert experiment.name == path.stem and experiment.model.name == "autoint"
+    assert experiment.name == path.stem and experiment.model.name == ("din" if path.stem == "kuairand-history" else "autoint")
 
 
 def test_every_config_is_listed_with_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -33,6 +33,8 @@ def test_every_config_is_listed_with_its_files(monkeypatch: pytest.MonkeyPatch, 
             (tmp_path / file).parent.mkdir(exist_ok=True)
             (tmp_path / file).touch()
         assert known.found
+        for file in known.files:
+            (tmp_path / file).unlink()
     monkeypatch.delenv("CTRKIT_DATA")
     assert [known.name for known in KNOWN_LOGS if known.found] == ["simulated"]
 
@@ -55,6 +57,7 @@ SPLITS = {
     "frappe": {"train": 51_950, "valid": 5_772, "test": 28_860},
     "movielens-tag": {"train": 140_480, "valid": 40_137, "test": 20_069},
     "kuairand": {"train": 33_462, "valid": 4_183, "test": 4_183},
+    "kuairand-history": {"train": 33_462, "valid": 4_183, "test": 4_183},
 }
 
 

@@ -138,7 +138,7 @@ def test_known_answer(tmp_path: Path) -> None:
     ]
     assert rows_of(dataset, "valid")["u"].to_list() == [4, 2] and rows_of(dataset, "test")["u"].to_list() == [1, 4]
     assert dataset.inputs.model_dump() == {
-        "id_fields": ({"name": "u", "rows": 5, "multi_valued": False, "pooling": "mean"},),
+        "id_fields": ({"name": "u", "rows": 5, "multi_valued": False, "pooling": "mean", "of": None, "length": 0},),
         "numeric_fields": ("x",),
     }
     profile = dataset.profile

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import ctrkit.quiet  # noqa: F401
-from ctrkit.config import Embedding
+from ctrkit.config import Embedding, UnifiedEmbedding
 from ctrkit.data.batch import Batch
 from ctrkit.export.writer import Trained
 from ctrkit.models.base import CTRModel
-from ctrkit.models.registry import build
+from ctrkit.models.registry import build_for
 from ctrkit.schema import Feature
 from ctrkit.training.distributed import distribute, gather_full_weights, process_group
 from ctrkit.transforms import FittedTransforms, canonicalise, fitter_for
@@ -60,12 +60,12 @@ def trained(transforms: FittedTransforms, golden: pl.DataFrame) -> Iterator[Call
     """``trained("fm")``: a model in TorchRec's hands, its weights drawn at random and far from zero."""
     with process_group() as worker:
 
-        def make(model: str, dim: int = 8, **settings: object) -> Trained:
+        def make(model: str, dim: int = 8, unified: UnifiedEmbedding | None = None, **settings: object) -> Trained:
             torch.manual_seed(0)
-            dense_arch = build(model, transforms.inputs, dim, dict(settings)).eval()
+            embedding = unified or Embedding(dim=dim, optimizer="sgd", init_std=0.5)
+            dense_arch = build_for(embedding, model, transforms.inputs, dict(settings)).eval()
             for parameter in dense_arch.parameters():
                 torch.nn.init.normal_(parameter, 0, 0.2)
-            embedding = Embedding(dim=dim, optimizer="sgd", init_std=0.5)
             parallel = distribute(CTRModel(deepcopy(dense_arch), embedding), embedding, worker, seed=1).model.eval()
 
             def reference(batch: Batch) -> np.ndarray:

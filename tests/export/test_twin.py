@@ -83,6 +83,36 @@ def test_a_bag_is_the_mean_or_sum_of_its_known_ids(pooling: str, bags: list[list
     np.testing.assert_allclose(logits(inputs, {"bag": table}, encoded), expected, atol=1e-6)
 
 
+class Recorder(nn.Module):
+    """Keeps the embeddings it was given."""
+
+    def forward(self, embeddings: dict[str, Tensor], dense: Tensor) -> Tensor:
+        self.seen = embeddings
+        return dense.sum(1)
+
+
+@given(histories=st.lists(st.lists(st.integers(0, 4), max_size=8), min_size=1, max_size=6))
+def test_a_sequence_is_laid_out_by_place_or_pooled(histories: list[list[int]]) -> None:
+    """Whatever values were dropped, at the front, in the middle or at the end."""
+    length, rows = 3, len(histories)
+    histories = [[0 if sum(map(bool, row[k:])) > length else i for k, i in enumerate(row)] for row in histories]  # as the transform does
+    past = IdField(name="past", rows=5, multi_valued=True, of="item", length=length)
+    inputs = Inputs(id_fields=(past, IdField(name="item", rows=5)), numeric_fields=("n",))
+    table = torch.tensor([9.0, 0.1, 0.2, 0.3, 0.4]).unsqueeze(1)
+    twin = Twin(inputs, {"embedding/item": table, "linear/item": 10 * table}, recorder := Recorder(), unpooled=["embedding"])
+    lengths = torch.tensor([len(row) for row in histories])
+    ids = torch.tensor([i for row in histories for i in row], dtype=torch.int64)
+    twin({"item@id": torch.full((rows,), 4), "past@ids": ids, "past.lengths": lengths, "n@dense": torch.zeros(rows)})
+
+    kept = [[i for i in row if i] for row in histories]
+    places = torch.tensor([[0] * (length - len(row)) + row for row in kept])
+    assert torch.equal(recorder.seen["mask/past"], places != 0)
+    torch.testing.assert_close(recorder.seen["embedding/past"], 0.1 * places.unsqueeze(2))
+    torch.testing.assert_close(recorder.seen["embedding"], torch.full((rows, 1, 1), 0.4))
+    means = torch.tensor([sum(row) / max(1, len(row)) for row in kept])
+    torch.testing.assert_close(recorder.seen["linear"][:, :, 0], torch.stack([means, torch.full((rows,), 4.0)], dim=1))
+
+
 def test_a_frame_feeds_torchrec_and_the_twin_alike() -> None:
     inputs = Inputs(
         id_fields=(IdField(name="bag", rows=9, multi_valued=True), IdField(name="one", rows=9)),

@@ -57,6 +57,21 @@ def test_the_exported_path_is_the_same_function(monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(layer(x), on_the_cpu)
 
 
+@pytest.mark.parametrize("use_scale", [False, True])
+@pytest.mark.parametrize("size", [0.3, 60.0])
+def test_the_weights_that_are_shown_are_those_that_are_used(use_scale: bool, size: float) -> None:
+    layer, x = make(heads=3, size=size, use_scale=use_scale)
+    weights = layer.weights(x)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(7, 3, FIELDS, dtype=torch.float64))
+    width = layer.query.out_features // layer.heads
+    for head in range(layer.heads):
+        rows = slice(head * width, (head + 1) * width)
+        query, key = (x @ f.weight[rows].T for f in (layer.query, layer.key))
+        torch.testing.assert_close(weights[:, head], torch.softmax(query @ key.transpose(1, 2) * layer.scale, dim=-1))
+    attended = [weights[:, h] @ (x @ layer.value.weight[h * width : (h + 1) * width].T) for h in range(layer.heads)]
+    torch.testing.assert_close(torch.relu(torch.cat(attended, dim=-1) + x @ layer.residual.weight.T), layer(x))
+
+
 def test_dropout_leaves_out_weights_in_training_only() -> None:
     layer, x = make(dropout=0.5)
     assert not torch.equal(layer(x), layer(x))

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
-from ctrkit.config import AutoDis, Embedding, Scale
+from ctrkit.config import AutoDis, Embedding, Scale, UnifiedEmbedding
 from ctrkit.data.batch import Batch
+from ctrkit.errors import CtrkitError
 from ctrkit.layers.gate import ContinuousGate
-from ctrkit.models.base import CTRModel, SearchModel
-from ctrkit.models.registry import build, build_search
+from ctrkit.models.base import CTRModel, RankingModel, SearchModel
+from ctrkit.models.registry import build, build_for, build_search
 from ctrkit.schema import IdField, Inputs
 from ctrkit.training.distributed import Worker, distribute, gather_full_weights, load_full_weights, process_group
 
@@ -79,10 +80,10 @@ def batch() -> Batch:
     return Batch(KeyedJaggedTensor(keys=list(BAGS), values=values, lengths=lengths), DENSE, torch.zeros(3))
 
 
-def random_tables(model: CTRModel) -> dict[str, Tensor]:
+def random_tables(model: RankingModel) -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(3)
     rows = {f.name: f.rows for f in INPUTS.id_fields}
-    return {f"{g.name}/{f}": torch.randn(rows[f], g.dim, generator=draw) for g in model.tables.groups for f in rows}
+    return {f"{g.name}/{f}": torch.randn(rows[f], g.dim, generator=draw) for g in model.groups(3) for f in rows}
 
 
 def test_every_value_of_a_bag_has_its_gate_and_an_interaction_the_product(worker: Worker) -> None:
@@ -91,7 +92,7 @@ def test_every_value_of_a_bag_has_its_gate_and_an_interaction_the_product(worker
     arch.advance(1)
     settings = Embedding(dim=3)
     distributed = distribute(CTRModel(arch, settings), settings, worker, seed=0).model
-    tables = random_tables(distributed.module)
+    tables = random_tables(arch)
     load_full_weights(distributed, tables)
     numbers = torch.tensor([0.3, -0.2])
     arch.deciding[0].data.copy_(numbers)
@@ -163,3 +164,20 @@ def test_what_is_decided_is_what_is_above_zero() -> None:
     described = build("optfs", INPUTS, 3, {"base": "fm"}, decision=decision).describe()
     assert described is not None and described["summary"] == "kept 4 of 12 feature values (33.3%)"
     assert described["fields"]["a"] == {"values": 4, "kept": 1, "ratio": 0.25}
+
+
+def test_a_unified_embedding_is_refused() -> None:
+    with pytest.raises(CtrkitError, match="model 'optfs' keeps some rows of a field's table") as raised:
+        build_for(UnifiedEmbedding(rows=9, dim=4), "optfs", INPUTS, {"base": "fm"})
+    assert "embedding.kind" in raised.value.remedy
+
+
+@pytest.mark.parametrize("base", ["fm", "din", "bst"])
+def test_sequences_are_refused(base: str) -> None:
+    """Pooled or attended to."""
+    past = IdField(name="past", rows=5, multi_valued=True, of="a", length=3)
+    inputs = INPUTS.model_copy(update={"id_fields": (*INPUTS.id_fields, past)})
+    for built in (build, build_search):
+        with pytest.raises(CtrkitError, match="sequence 'past'") as raised:
+            built("optfs", inputs, 4, {"base": base})
+        assert "Leave the sequences out" in raised.value.remedy

@@ -27,6 +27,7 @@ VERBS = [
     ["prepare"],
     ["train"],
     ["evaluate"],
+    ["explain"],
     ["export"],
     ["score"],
     ["serve"],
@@ -35,6 +36,7 @@ VERBS = [
     ["bench", "prepare"],
     ["bench", "training"],
     ["bench", "models"],
+    ["bench", "unified"],
 ]
 
 
@@ -157,7 +159,7 @@ def test_every_verb_takes_json(verb: list[str]) -> None:
 
 def test_help_lists_the_verbs_in_the_order_of_use() -> None:
     said = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).stdout
-    order = ["quickstart", "data", "validate", "prepare", "train", "evaluate", "export", "score", "serve", "models", "doctor"]
+    order = ["quickstart", "data", "validate", "prepare", "train", "evaluate", "explain", "export", "score", "serve", "models", "doctor"]
     places = [said.index(f"│ {verb} ") for verb in order]
     assert places == sorted(places)
 
@@ -187,6 +189,16 @@ def test_version() -> None:
         (["train", "CONFIG", "--set", "name=other", "--resume"], "to resume"),
         (["evaluate", "nothing"], "no run folder at 'nothing'"),
         (["evaluate", "RUN", "--split", "tests"], "tests"),
+        (["explain", "nothing"], "no run folder at 'nothing'"),
+        (["explain", "LOG"], "is not a run"),
+        (["explain", "RUN", "--split", "tests"], "Name one of train, valid, test"),
+        (["explain", "RUN", "--row", "100000"], "no row 100000"),
+        (["explain", "RUN", "--row-json", '{"user": "u1"}'], "Did you mean 'user_id'?"),
+        (["explain", "RUN", "--row-json", '{"price": "9.5"}'], "expected a number"),
+        (["explain", "RUN", "--row-json", '["u1"]'], "expected an object"),
+        (["explain", "RUN", "--row-json", "{user_id: u1}"], "--row-json is not JSON"),
+        (["explain", "RUN", "--row-json", "{}", "--row", "1"], "Give one of them"),
+        (["explain", "RUN", "--row", "1", "--out", "CONFIG"], "Name a folder with --out"),
         (["export", "nothing"], "no run folder at 'nothing'"),
         (["score", "nothing", "a.csv"], "nothing"),
         (["score", "BUNDLE", "nothing.csv"], "no file at 'nothing.csv'"),

@@ -49,7 +49,7 @@ def feed() -> Callable[[Sequence[Feature], pl.DataFrame], dict[str, np.ndarray]]
         inputs = {}
         for feature in features:
             series = frame[feature.name]
-            if feature.kind is Kind.MULTI_VALUED:
+            if feature.multi_valued:
                 inputs[f"{feature.name}.lengths"] = series.list.len().cast(pl.Int64).to_numpy()
                 inputs[f"{feature.name}.values"] = series.explode(empty_as_null=False).to_numpy()
             else:

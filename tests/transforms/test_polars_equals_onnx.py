@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import MISSING_INT, Feature, Kind
-from ctrkit.transforms import FittedTransforms
+from ctrkit.transforms import FittedTransforms, with_sequences
 
 STRINGS = st.one_of(st.none(), st.text(), st.sampled_from(["", "a", "b", "c", "5", "é", "日本", "😀", "a\0b", "\0", " ", "A"]))
 INTS = st.one_of(
@@ -75,6 +75,30 @@ def test_bags(feature, column, fit, feed, session, data):
     per_bag = np.split(output, ends[:-1]) if len(ends) else []
     assert [[int(i) for i in bag if i != 0] for bag in per_bag] == ids.to_list()
     assert all(1 <= i < transform.rows for bag in ids for i in bag)
+
+
+@pytest.mark.parametrize("target", CATEGORICAL, ids=label)
+@given(data=st.data())
+@settings(max_examples=60)
+def test_sequences_keep_their_last_values_under_the_ids_of_their_target(target, column, fit, feed, session, data):
+    values = VALUES[target.dtype]
+    sequence = Feature(name="past", kind=Kind.SEQUENCE, of="x", dtype=target.dtype, transform=target.transform, max_length=2)
+    train = data.draw(st.lists(values, max_size=10)) + ["a" if target.dtype == "string" else 5]
+    rows = data.draw(st.lists(st.none() | st.lists(values | st.sampled_from(train), max_size=6), max_size=12))
+    transforms = FittedTransforms(with_sequences([sequence, target], {"x": fit(target, train)}))
+    frame = column(sequence, rows)
+    ids, output = both(transforms["past"], frame, feed, session)
+
+    missing = "" if target.dtype == "string" else MISSING_INT
+    kept = [[v for v in row if v is not None and v != missing][-2:] for row in frame["past"]]
+    as_target = column(target, [v for row in kept for v in row]).select(transforms["x"].to_polars()).to_series()
+    assert ids.list.len().to_list() == [len(row) for row in kept]
+    assert ids.explode(empty_as_null=False).to_list() == as_target.to_list()
+    ends = np.cumsum([len(row) for row in frame["past"]], dtype=int)
+    per_row = np.split(output, ends[:-1]) if len(ends) else []
+    assert [[int(i) for i in row if i != 0] for row in per_row] == ids.to_list()
+    field = transforms.inputs.id_fields[0]
+    assert (field.rows, field.of, field.length, field.table) == (transforms["x"].rows, "x", 2, "x")
 
 
 @pytest.mark.parametrize("kind", ["standardise", "log1p"])

@@ -9,7 +9,7 @@ import pytest
 
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Feature, Kind
-from ctrkit.transforms import FittedTransforms
+from ctrkit.transforms import FittedTransforms, with_sequences
 
 FEATURES = (
     Feature(name="../up/é?*", kind=Kind.CATEGORICAL),
@@ -19,6 +19,7 @@ FEATURES = (
     Feature(name="price", kind=Kind.NUMERIC, transform={"kind": "log1p"}),
     Feature(name="age", kind=Kind.NUMERIC),
     Feature(name="hour", kind=Kind.NUMERIC, transform={"kind": "buckets", "count": 50}),
+    Feature(name="past", kind=Kind.SEQUENCE, of="ids", dtype="int", transform={"kind": "vocabulary", "oov_buckets": 4}, max_length=3),
 )
 
 
@@ -34,6 +35,7 @@ def frame() -> pl.DataFrame:
             "price": random.lognormal(size=300),
             "age": random.normal(1e6, 1e-3, size=300),
             "hour": random.random(300) * 1e-300,
+            "past": random.integers(-5, 5, (300, 5)).tolist(),
             "@label": [0.0, 1.0] * 150,
         }
     )
@@ -41,7 +43,8 @@ def frame() -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def fitted(fit, frame) -> FittedTransforms:
-    return FittedTransforms([fit(f, frame[f.name].head(200)) for f in FEATURES])
+    own = {f.name: fit(f, frame[f.name].head(200)) for f in FEATURES if f.of is None}
+    return FittedTransforms(with_sequences(FEATURES, own))
 
 
 def test_round_trip(fitted, frame, tmp_path):

@@ -1,0 +1,79 @@
+"""Integrated gradients: complete for every model, and what a closed form says where there is one."""
+
+import pytest
+import torch
+
+from ctrkit.config import AutoDis, Numeric, Scale
+from ctrkit.explain.gradients import average_row, contributions
+from ctrkit.explain.lookups import Lookups
+from ctrkit.models.base import RankingModel
+from ctrkit.models.registry import build, models
+from ctrkit.schema import IdField, Inputs
+
+IDS, NUMBERS, ROWS = 4, 3, 20
+RANKING = [info.name for info in models() if info.kind == "ranking"]
+
+
+def make(name: str, ids: int = IDS, numbers: int = NUMBERS, numeric: Numeric | None = None) -> tuple[RankingModel, Lookups]:
+    """A model whose weights are all off zero, and rows of which a third of the numbers are missing."""
+    torch.manual_seed(0)
+    fields = tuple(IdField(name=f"c{k}", rows=9) for k in range(ids))
+    model = build(name, Inputs(id_fields=fields, numeric_fields=tuple(f"n{k}" for k in range(numbers))), 4, {}, numeric or Scale()).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.03)
+    embeddings = {group.name: torch.randn(ROWS, ids, group.dim) for group in model.groups(4)}
+    dense = torch.randn(ROWS, numbers).masked_fill(torch.rand(ROWS, numbers) < 0.3, torch.nan)
+    return model, Lookups(embeddings, dense, torch.zeros(ROWS))
+
+
+@pytest.mark.parametrize("name", RANKING)
+@pytest.mark.parametrize("numeric", [Scale(), AutoDis(meta_embeddings=3)], ids=lambda numeric: numeric.kind)
+def test_contributions_add_up_to_the_logit(name: str, numeric: Numeric) -> None:
+    model, rows = make(name, numeric=numeric)
+    baseline = average_row(model, rows)
+    found = contributions(model, rows, baseline, steps=512)
+    assert found.values.shape == (ROWS, IDS + NUMBERS)
+    torch.testing.assert_close(found.logits, model(rows.embeddings, rows.dense))
+    moved = (found.logits - baseline.logit).abs().max()
+    assert moved > 0.01
+    torch.testing.assert_close(baseline.logit + found.values.sum(1), found.logits, atol=float(0.02 * moved), rtol=0)
+    torch.testing.assert_close(found.gap, (found.logits - baseline.logit - found.values.sum(1)).abs())
+
+
+@pytest.mark.parametrize("ids,numbers", [(3, 0), (0, 3)])
+@pytest.mark.parametrize("name", ["lr", "autoint", "dnn"])
+def test_fields_may_be_of_one_kind(name: str, ids: int, numbers: int) -> None:
+    model, rows = make(name, ids, numbers)
+    baseline = average_row(model, rows)
+    found = contributions(model, rows, baseline, steps=128)
+    assert found.values.shape == (ROWS, ids + numbers)
+    assert found.gap.max() < 0.02 * (found.logits - baseline.logit).abs().max()
+
+
+def test_a_linear_model_is_explained_exactly() -> None:
+    """A weight less its mean over the rows; and numbers, missing ones too, likewise."""
+    model, rows = make("lr")
+    found = contributions(model, rows, average_row(model, rows), steps=3)
+    weights = rows.embeddings["linear"][:, :, 0]
+    torch.testing.assert_close(found.values[:, :IDS], weights - weights.mean(0))
+    number = model.first_order.vectors.numeric
+    shares = number(rows.dense)[:, :, 0]
+    torch.testing.assert_close(found.values[:, IDS:], shares - shares.mean(0), atol=1e-5, rtol=1e-5)
+    assert rows.dense.isnan().any(0).all()
+
+
+def test_a_row_that_is_the_average_row_has_no_contributions() -> None:
+    model, rows = make("deepfm", numbers=0)
+    same = Lookups({name: e[:1].expand_as(e).clone() for name, e in rows.embeddings.items()}, rows.dense, rows.labels)
+    assert contributions(model, same, average_row(model, same), steps=8).values.abs().max() < 1e-6
+
+
+def test_a_field_that_no_weight_reads_gets_nothing() -> None:
+    model, rows = make("dnn")
+    first = next(layer for layer in model.tower.modules() if isinstance(layer, torch.nn.Linear))
+    with torch.no_grad():
+        first.weight[:, 4:8] = 0  # of the second field
+    found = contributions(model, rows, average_row(model, rows), steps=16).values.abs().mean(0)
+    assert found[1] == 0
+    assert (found[[0, 2, 3, 4, 5, 6]] > 1e-4).all()
