@@ -37,12 +37,19 @@ def export_run(run: str | Path, repo: str | Path, name: str | None = None) -> di
     from ctrkit.models.registry import rebuild
     from ctrkit.training.distributed import distribute, load_full_weights, process_group
     from ctrkit.training.run import DATASET_FOLDER, load_run, read_result
+    from ctrkit.transforms.selected import without_unused_words
 
     run = Path(run)
     experiment, inputs, weights = load_run(run)
     dataset = Dataset.open(run / DATASET_FOLDER)
     result = read_result(run)
+    transforms = dataset.transforms()
     dense_arch = rebuild(weights, inputs).eval()
+    if dense_arch.selection is not None:
+        kept = {name: mask.numpy() for name, mask in dense_arch.selection.kept.items()}
+        transforms, kept = without_unused_words(transforms, kept)
+        decision = weights["decision"] | {name: torch.from_numpy(mask) for name, mask in kept.items()}
+        dense_arch = rebuild({**weights, "decision": decision}, transforms.inputs).eval()
     stateless = experiment.embedding.model_copy(update={"optimizer": "sgd"})
     with process_group() as worker:
         reloaded = distribute(CTRModel(deepcopy(dense_arch), stateless), stateless, worker, experiment.training.seed).model
@@ -56,7 +63,7 @@ def export_run(run: str | Path, repo: str | Path, name: str | None = None) -> di
         exported = write_bundle(
             Trained(
                 model=weights["model"],
-                transforms=dataset.transforms(),
+                transforms=transforms,
                 dense_arch=dense_arch,
                 tables=weights["tables"],
                 reference=predict,
@@ -65,6 +72,7 @@ def export_run(run: str | Path, repo: str | Path, name: str | None = None) -> di
                 label=experiment.label,
                 metrics={"valid": result.to_json()["valid"], "test": result.to_json()["test"]} if result else {},
                 profile=dataset.profile,
+                new_ids=dense_arch.selection.new_ids if dense_arch.selection is not None else None,
             ),
             repo,
             name or experiment.export.name or experiment.name,

@@ -26,7 +26,10 @@ ITEMS = [2**24, 2**24 + 1, 2**24 + 2, 2**31 - 1, 2**31, 2**31 + 1, 2**53, 2**53 
 """Neighbours that float32, int32 or float64 would merge."""
 
 TEST_ROWS = 200
-MODELS = ("lr", "fm", "dnn", "dlrm", "deepfm", "autoint")
+MODELS: dict[str, dict] = {
+    **{name: {} for name in ("lr", "fm", "dnn", "dlrm", "deepfm", "autoint")},
+    "optfs": {"base": "fm", "search_epochs": 3, "gate_learning_rate": 0.05, "l1": 1e-3},
+}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,7 @@ def experiment(log: Path, model: str = "lr") -> Experiment:
             "label": "click",
             "split": {"by": "order", "valid": 200, "test": TEST_ROWS},
             "features": features,
-            "model": {"name": model},
+            "model": {"name": model, **MODELS[model]},
             "embedding": {"dim": 4, "learning_rate": 0.1},
             "training": {"batch_size": 100, "steps": 24, "learning_rate": 0.01, "threads": 1},
             "output": str(log.parent),

@@ -27,11 +27,16 @@ class Group:
 
     Attributes:
         unpooled: whether the model wants a vector for each place of a sequence, not their mean.
+        gates: its one column gates the other groups' rows of the same id, see ``ctrkit.embeddings.gated``; Adam trains it, whatever
+            ``embedding.optimizer`` is, since a penalty on gates is on all of them.
+        start: of every row; None draws them at random.
     """
 
     name: str
     dim: int
     unpooled: bool = False
+    gates: bool = False
+    start: float | None = None
 
     @property
     def width(self) -> int:
@@ -133,6 +138,8 @@ class Tables(nn.Module):
         self.touched_l2 = settings.l2 if settings.l2_rows == "touched" else 0.0
         self.weight_names = {table.name: f"{table.group.name}/{table.owner}" for table in tables}
         self.dims = {table.name: table.group.dim for table in tables}
+        self.starts = {table.name: table.group.start for table in tables if table.group.start is not None}
+        self.gate_tables = frozenset(table.name for table in tables if table.group.gates)
         self.configs = [
             EmbeddingBagConfig(
                 name=table.name,
@@ -155,15 +162,19 @@ class Tables(nn.Module):
             return {name: torch.zeros(rows, 0, group.dim, device=sparse.device()) for name, (group, _) in self.columns.items()}
         places = {sequence.name: _places(sparse, sequence) for sequence in self.unpooled}
         embeddings = self.look_up(_with_places(sparse, places))
-        if self.touched_l2 and torch.is_grad_enabled():
-            scale = self.touched_l2 / average_rows(rows, sparse.device())
-            embeddings = {name: _add_decay(e, scale) for name, e in embeddings.items()}
-        return embeddings | {f"mask/{name}": ids != PADDING_ID for name, ids in places.items()}
+        return self.decayed(embeddings, sparse) | {f"mask/{name}": ids != PADDING_ID for name, ids in places.items()}
 
     def look_up(self, sparse: KeyedJaggedTensor) -> dict[str, Tensor]:
         """The pooled vectors of every output."""
         pooled = self.collection(sparse)
         return {name: _field_vectors(pooled, keys, group.width)[:, :, : group.dim] for name, (group, keys) in self.columns.items()}
+
+    def decayed(self, embeddings: dict[str, Tensor], sparse: KeyedJaggedTensor) -> dict[str, Tensor]:
+        """What was looked up for a batch, with the penalty ``l2_rows: touched`` in its gradient."""
+        if not self.touched_l2 or not torch.is_grad_enabled():
+            return embeddings
+        scale = self.touched_l2 / average_rows(sparse.stride(), sparse.device())
+        return {name: _add_decay(e, scale) for name, e in embeddings.items()}
 
 
 def _keys(sequence: IdField, group: Group) -> list[str]:

@@ -43,7 +43,7 @@ def look_up(model: DistributedModelParallel, batch: Batch, device: torch.device)
     """What the tables hold for a batch's ids."""
     batch = batch.to(device)
     with torch.no_grad():
-        embeddings = dense_arch_of(model).join(cast(CTRModel, model.module).tables(batch.sparse))
+        embeddings = cast(CTRModel, model.module).look_up(batch)
     return Lookups({name: e.clone() for name, e in embeddings.items()}, batch.dense, batch.labels)
 
 

@@ -2,9 +2,13 @@
 
 The single-valued fields of a group are one Gather, a ragged bag is a Gather and a segment sum, an unpooled sequence is laid out by place
 and gathered.
+
+Where only some ids have rows, an int32 array says which: id -> row, and padding's row of its field, all zeros, for an id without.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +41,12 @@ class Bag:
         count = kept.new_zeros(self.rows).index_add(0, self.row_of, kept)
         return total / count.clamp(min=1).unsqueeze(1)
 
+    def with_ids(self, ids: Tensor) -> "Bag":
+        """The same values under other ids."""
+        other = copy(self)
+        other.ids = ids
+        return other
+
 
 class Places:
     """A sequence's ids by place, ``[rows, length]``: the most recent last, padding in front of a shorter history.
@@ -59,24 +69,34 @@ class OwnLookup(nn.Module):
     Args:
         tables: full weights, ``"<group>/<field>" -> [rows, dim]``; a sequence's are those of the field it is a history of.
         unpooled: the groups whose sequences are not pooled.
+        new_ids: field -> int64 ``[field's rows]``, where an id's row is in tables that hold some ids only, padding's for one without;
+            None: tables hold all ids.
     """
 
     order: Tensor
     order_without_sequences: Tensor
     offsets: Tensor
+    row_of_id: Tensor
 
-    def __init__(self, inputs: Inputs, tables: Mapping[str, Tensor], unpooled: Collection[str]) -> None:
+    def __init__(
+        self, inputs: Inputs, tables: Mapping[str, Tensor], unpooled: Collection[str], new_ids: Mapping[str, Tensor] | None = None
+    ) -> None:
         super().__init__()
         self.unpooled = unpooled
         single, multi = by_kind(inputs)
         looked_up = single + multi
         stored = [field for field in looked_up if field.of is None]
-        starts = {field.name: sum(before.rows for before in stored[:i]) for i, field in enumerate(stored)}
-        self.starts = {field.name: starts[field.table] for field in inputs.id_fields}
-        self.register_buffer("offsets", torch.tensor([self.starts[f.name] for f in single], dtype=torch.int64))
+        self.groups = list(dict.fromkeys(key.partition("/")[0] for key in tables))
+        self.first_ids = _starts({field.name: field.rows for field in stored}, inputs)
+        self.starts = self.first_ids
+        self.renumbers = new_ids is not None and bool(self.groups)
+        if new_ids is not None and self.renumbers:
+            self.starts = _starts({field.name: len(tables[f"{self.groups[0]}/{field.name}"]) for field in stored}, inputs)
+            rows = torch.cat([new_ids[field.name] + self.starts[field.name] for field in stored])
+            self.register_buffer("row_of_id", rows.to(torch.int32))
+        self.register_buffer("offsets", torch.tensor([self.first_ids[f.name] for f in single], dtype=torch.int64))
         self.register_buffer("order", _order(looked_up, inputs))
         self.register_buffer("order_without_sequences", _order(stored, inputs))
-        self.groups = list(dict.fromkeys(key.partition("/")[0] for key in tables))
         for group in self.groups:
             table = torch.cat([tables[f"{group}/{f.name}"] for f in stored])
             table[[self.starts[f.name] + PADDING_ID for f in multi]] = 0
@@ -85,6 +105,9 @@ class OwnLookup(nn.Module):
     def forward(self, ids: Sequence[Tensor], bags: Sequence[Bag]) -> dict[str, Tensor]:
         """Ids of the single-valued fields, each ``[rows]``, and bags -> what ``RankingModel.forward`` takes."""
         flat = torch.stack(list(ids), dim=1) + self.offsets if ids else None
+        if self.renumbers:
+            flat = self._rows(flat) if flat is not None else None
+            bags = [bag.with_ids(self._rows(bag.ids + self.first_ids[bag.field.name]) - self.starts[bag.field.name]) for bag in bags]
         places = [Places(bag) for bag in bags if bag.field.of and self.unpooled]
         embeddings: dict[str, Tensor] = {f"mask/{p.field.name}": p.ids != PADDING_ID for p in places}
         for group in self.groups:
@@ -95,6 +118,10 @@ class OwnLookup(nn.Module):
             else:
                 embeddings[group] = self._embed(table, flat, bags, self.order)
         return embeddings
+
+    def _rows(self, ids: Tensor) -> Tensor:
+        """Ids, each field's after those of the fields before it -> rows of the tables, likewise."""
+        return self.row_of_id[ids].to(torch.int64)
 
     def _embed(self, table: Tensor, ids: Tensor | None, bags: Sequence[Bag], order: Tensor) -> Tensor:
         """``[rows, id fields, dim]`` in the order of the inputs' id fields."""
@@ -160,6 +187,12 @@ def by_kind(inputs: Inputs) -> tuple[list[IdField], list[IdField]]:
 def _order(looked_up: list[IdField], inputs: Inputs) -> Tensor:
     """Where each of the inputs' id fields lies among those looked up; one that is not among them is left out."""
     return torch.tensor([looked_up.index(field) for field in inputs.id_fields if field in looked_up], dtype=torch.int64)
+
+
+def _starts(rows: Mapping[str, int], inputs: Inputs) -> dict[str, int]:
+    """Where each field's rows start when the tables, so many ``rows`` each, lie one after the other; a sequence has its target's."""
+    starts = dict(zip(rows, accumulate(rows.values(), initial=0), strict=False))
+    return {field.name: starts[field.table] for field in inputs.id_fields}
 
 
 def _row_of_value(lengths: Tensor, total: int) -> Tensor:

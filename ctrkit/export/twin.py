@@ -19,16 +19,25 @@ class Twin(nn.Module):
             unified embedding ``"<group>/shared"``.
         dense_arch: the trained dense arch, reused unchanged: ``(embeddings, dense) -> logits [batch]`` or ``[batch, tasks]``.
         unpooled: the groups whose sequences are not pooled.
+        new_ids: field -> int64 ``[field's rows]``, where an id's row is in tables that hold some ids only, see ``OwnLookup``; None:
+            tables hold all ids.
     """
 
-    def __init__(self, inputs: Inputs, tables: Mapping[str, Tensor], dense_arch: nn.Module, unpooled: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        inputs: Inputs,
+        tables: Mapping[str, Tensor],
+        dense_arch: nn.Module,
+        unpooled: Collection[str] = (),
+        new_ids: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.inputs = inputs
         self.dense_arch = dense_arch
         self.single, self.multi = by_kind(inputs)
         join = self._join
         shared = isinstance(join, JoinLookups)
-        self.lookup = SharedLookup(inputs, join.plan, tables) if shared else OwnLookup(inputs, tables, unpooled)
+        self.lookup = SharedLookup(inputs, join.plan, tables) if shared else OwnLookup(inputs, tables, unpooled, new_ids)
 
     @property
     def _join(self) -> nn.Module:

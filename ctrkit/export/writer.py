@@ -51,6 +51,7 @@ class Trained:
         transforms: raw values -> ids and floats.
         dense_arch: with its trained weights.
         tables: full weights, ``"<group>/<field>" -> [rows, dim]``.
+        new_ids: where an id's row is in tables that hold some ids only, see ``Twin``.
         reference: the model as it was trained, to compare with.
         golden: canonical raw rows to compare on and to keep in the bundle.
         run: name of the run.
@@ -69,6 +70,7 @@ class Trained:
     label: str | dict[str, str]
     metrics: dict[str, Any]
     profile: dict[str, Any]
+    new_ids: Mapping[str, Tensor] | None = None
 
     @property
     def inputs(self) -> Inputs:
@@ -111,7 +113,7 @@ def write_bundle(trained: Trained, repo: str | Path, name: str, *, external_mb: 
     try:
         scratch.mkdir(parents=True)
         unpooled = [group.name for group in trained.dense_arch.groups(trained.dense_arch.dim) if group.unpooled]
-        twin = Twin(inputs, trained.tables, trained.dense_arch, unpooled).eval()
+        twin = Twin(inputs, trained.tables, trained.dense_arch, unpooled, trained.new_ids).eval()
         parts = trained.transforms.onnx_graph()
         write_model(scratch, twin, parts, name=name, version=number, external_bytes=external_mb * 2**20)
         session = open_session(scratch / MODEL_FILE)

@@ -1,8 +1,10 @@
 """The contract between tables and a model's dense arch, and the two put together."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +12,16 @@ from torch import Tensor, nn
 from ctrkit import schema
 from ctrkit.config import Embedding, UnifiedEmbedding
 from ctrkit.data.batch import Batch
+from ctrkit.embeddings.gated import GatedTables
+from ctrkit.embeddings.selection import Selection
 from ctrkit.embeddings.tables import Group, Tables, own_outputs, own_tables
 from ctrkit.embeddings.unified import UnifiedTables
 from ctrkit.errors import CtrkitError
+from ctrkit.layers.gate import ContinuousGate
 from ctrkit.schema import Inputs
+
+Decision = dict[str, Tensor]
+"""What a search found out, to build the model of that form again; each model's docstring says what is in it."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +50,15 @@ class RankingModel(nn.Module):
         inputs: the fields.
         dim: width of group ``embedding``.
         settings: the model's own, an instance of its ``Settings``.
+
+    Attributes:
+        selection: the ids that have rows in the tables; None is all of them.
+        gate: what a gate's number does to a row, of a model with a group of gates.
     """
 
     Settings: ClassVar[type[schema.Settings]] = schema.Settings
+    selection: Selection | None
+    gate: ContinuousGate | None
 
     def __init__(self, inputs: Inputs, dim: int, settings: schema.Settings) -> None:
         super().__init__()
@@ -53,6 +67,17 @@ class RankingModel(nn.Module):
         self.settings = settings
         self.join: nn.Module = nn.Identity()
         """Of what the tables give, ``forward``'s vectors: more than the identity for a unified embedding."""
+        self.selection = None
+        self.gate = None
+
+    @classmethod
+    def search(cls, inputs: Inputs, dim: int, settings: Any) -> SearchModel | None:
+        """The model whose training decides on this one's form; None for a model that has one form only."""
+        return None
+
+    def describe(self) -> dict[str, Any] | None:
+        """What the search decided, as JSON values with a ``summary`` in words; None for a model that has one form only."""
+        return None
 
     def groups(self, dim: int) -> tuple[Group, ...]:
         """The table groups ``forward`` reads."""
@@ -95,6 +120,41 @@ def with_sequences(model: str, inputs: Inputs) -> tuple[Inputs, tuple[int, ...]]
     return inputs.model_copy(update={"id_fields": inputs.tables}), tuple(fields.index(s.table) for s in inputs.sequences)
 
 
+class SearchModel(RankingModel):
+    """A model that is trained first, to decide on the form of the one that is trained after it.
+
+    Attributes:
+        epochs: that the search takes.
+        rewind_epoch: the other model starts from the weights after so many epochs of the search; None: it starts anew.
+        learning_rate: of what decides.
+        deciding: the parameters of the dense arch that decide. No weight decay pulls at them, nor at gates.
+    """
+
+    epochs: int
+    rewind_epoch: int | None
+    learning_rate: float
+    deciding: Sequence[nn.Parameter]
+
+    def advance(self, epoch: int) -> None:
+        """Told before each step which epoch it belongs to, from 0."""
+
+    def penalty(self, gates: Sequence[Tensor]) -> Tensor:
+        """What is added to the loss of a step.
+
+        Args:
+            gates: all gates' numbers that this process holds, each tensor ``[any]``.
+        """
+        raise NotImplementedError
+
+    def decide(self, weights: Mapping[str, Any]) -> Decision:
+        """The decision after the last epoch, from the weights as ``ctrkit.training.run.load_run`` has them."""
+        raise NotImplementedError
+
+    def rewound(self, weights: Mapping[str, Any], decision: Decision) -> dict[str, Any]:
+        """The other model's ``dense_arch`` and ``tables`` to start from, out of the search's weights at ``rewind_epoch``."""
+        raise NotImplementedError
+
+
 def at_least_two_fields(model: str, inputs: Inputs) -> int:
     """How many fields there are; CtrkitError if there is no pair among them for ``model`` to work on."""
     if inputs.count < 2:
@@ -122,9 +182,12 @@ class CTRModel(nn.Module):
 
     def __init__(self, dense_arch: RankingModel, settings: Embedding, precision: str = "fp32") -> None:
         super().__init__()
-        inputs, groups = dense_arch.inputs, dense_arch.groups(settings.width)
+        inputs = dense_arch.selection.inputs if dense_arch.selection is not None else dense_arch.inputs
+        groups = dense_arch.groups(settings.width)
         if isinstance(settings, UnifiedEmbedding):
             self.tables: Tables = UnifiedTables(inputs, groups, settings)
+        elif any(group.gates for group in groups):
+            self.tables = GatedTables(inputs, groups, settings)
         else:
             unpooled = inputs.sequences if any(group.unpooled for group in groups) else ()
             self.tables = Tables(own_tables(inputs, groups), own_outputs(inputs, groups), settings, unpooled)
@@ -135,7 +198,13 @@ class CTRModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``[batch]`` or ``[batch, tasks]``, float32."""
-        embeddings = self.dense_arch.join(self.tables(batch.sparse))
+        embeddings = self.look_up(batch)
         device = batch.dense.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.training and use_bfloat16(self.precision, device)):
             return self.dense_arch(embeddings, batch.dense).float()
+
+    def look_up(self, batch: Batch) -> dict[str, Tensor]:
+        """What the dense arch takes of a batch's ids."""
+        selection, gate = self.dense_arch.selection, self.dense_arch.gate
+        sparse = batch.sparse if selection is None else selection(batch.sparse)
+        return self.dense_arch.join(self.tables(sparse) if gate is None else self.tables(sparse, gate))

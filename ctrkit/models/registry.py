@@ -14,7 +14,7 @@ from ctrkit.config import AnyEmbedding, AutoDis, Embedding, Numeric, UnifiedEmbe
 from ctrkit.embeddings.unified import JoinLookups, plan_lookups
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.layers import numeric as numeric_layers
-from ctrkit.models.base import RankingModel
+from ctrkit.models.base import Decision, RankingModel, SearchModel
 from ctrkit.schema import Inputs
 
 
@@ -46,6 +46,7 @@ class _Entry:
 
 _ENTRIES: dict[str, _Entry] = {}
 M = TypeVar("M", bound=type[RankingModel])
+R = TypeVar("R", bound=RankingModel)
 
 
 def register(name: str, *, kind: str, paper: str) -> Callable[[M], M]:
@@ -65,13 +66,16 @@ def models() -> list[ModelInfo]:
     return [ModelInfo(name, entry.kind, entry.paper, _settings(entry.model)) for name, entry in sorted(_entries().items())]
 
 
-def build(name: str, inputs: Inputs, dim: int, settings: dict[str, Any], numeric: Numeric | None = None) -> RankingModel:
+def build(
+    name: str, inputs: Inputs, dim: int, settings: dict[str, Any], numeric: Numeric | None = None, decision: Decision | None = None
+) -> RankingModel:
     """The model's dense arch with fresh weights.
 
     Args:
         dim: width of the fields' vectors.
         settings: the model's own.
         numeric: how numbers become vectors, whatever the model; as it is written with ``scale`` if not given.
+        decision: of the model's search; None before it, and for models that have none.
 
     Raises:
         CtrkitError: no such model, no such setting, a bad value, or fields or labels the model cannot work on.
@@ -80,20 +84,36 @@ def build(name: str, inputs: Inputs, dim: int, settings: dict[str, Any], numeric
     _check_tasks(name, inputs.tasks)
     if inputs.count == 0:
         raise CtrkitError(f"model '{name}' has no fields to work on", "List at least one feature in the config")
-    dense_arch = model(inputs, dim, checked)
+    decided: dict[str, Any] = {} if decision is None else {"decision": decision}
+    return _with_numeric(model(inputs, dim, checked, **decided), numeric)
+
+
+def build_search(name: str, inputs: Inputs, dim: int, settings: dict[str, Any], numeric: Numeric | None = None) -> SearchModel | None:
+    """The model that decides on the form of this one, with fresh weights; None if it has one form only. Raises as ``build``."""
+    model, checked = _checked(name, settings)
+    search = model.search(inputs, dim, checked)
+    return None if search is None else _with_numeric(search, numeric)
+
+
+def _with_numeric(model: R, numeric: Numeric | None) -> R:
     if isinstance(numeric, AutoDis):
-        numeric_layers.replace_numeric(dense_arch, partial(numeric_layers.AutoDis, **numeric.model_dump(exclude={"kind"})))
-    return dense_arch
+        numeric_layers.replace_numeric(model, partial(numeric_layers.AutoDis, **numeric.model_dump(exclude={"kind"})))
+    return model
 
 
-def build_for(embedding: Embedding, name: str, inputs: Inputs, settings: dict[str, Any]) -> RankingModel:
+def build_for(embedding: Embedding, name: str, inputs: Inputs, settings: dict[str, Any], decision: Decision | None = None) -> RankingModel:
     """``build`` with the width of vectors, the treatment of numbers and the look-ups that ``embedding`` says.
 
     Raises:
-        CtrkitError: as ``build``; or a model that attends to sequences, with a unified embedding.
+        CtrkitError: as ``build``; or a unified embedding, with a model that attends to sequences or that a search decides on.
     """
-    dense_arch = build(name, inputs, embedding.width, settings, embedding.numeric)
+    dense_arch = build(name, inputs, embedding.width, settings, embedding.numeric, decision)
     if isinstance(embedding, UnifiedEmbedding):
+        if build_search(name, inputs, embedding.width, settings) is not None:
+            raise CtrkitError(
+                f"model '{name}' keeps some rows of a field's table, and a unified embedding has no rows that are one field's",
+                "Leave embedding.kind out, or choose another model",
+            )
         groups = dense_arch.groups(embedding.width)
         if any(group.unpooled for group in groups):
             raise CtrkitError(
@@ -107,7 +127,7 @@ def build_for(embedding: Embedding, name: str, inputs: Inputs, settings: dict[st
 def rebuild(weights: Mapping[str, Any], inputs: Inputs) -> RankingModel:
     """The trained dense arch from a run's weights, see ``ctrkit.training.run.load_run``."""
     embedding = TypeAdapter[AnyEmbedding](AnyEmbedding).validate_python(weights["embedding"])
-    dense_arch = build_for(embedding, weights["model"], inputs, weights["settings"])
+    dense_arch = build_for(embedding, weights["model"], inputs, weights["settings"], weights["decision"])
     dense_arch.load_state_dict(weights["dense_arch"])
     return dense_arch
 

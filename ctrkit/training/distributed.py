@@ -13,15 +13,13 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
-    DenseTableBatchedEmbeddingBagsCodegen,
-    SplitTableBatchedEmbeddingBagsCodegen,
-)
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed._shard.sharding_spec.api import EnumerableShardingSpec
 from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward as apply_optimizer_in_backward
+from torchrec.distributed.batched_embedding_kernel import BatchedDenseEmbeddingBag
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -34,7 +32,7 @@ from torchrec.optim import SGD, Adagrad, RowWiseAdagrad
 from ctrkit.config import Embedding
 from ctrkit.embeddings.tables import WIDTH_UNIT, Tables, average_rows
 from ctrkit.errors import CtrkitError
-from ctrkit.models.base import CTRModel
+from ctrkit.models.base import CTRModel, SearchModel
 
 _SHARDERS = cast(Any, [EmbeddingBagCollectionSharder()])
 
@@ -90,28 +88,41 @@ def process_group() -> Iterator[Worker]:
 
 
 class TableOptimizer:
-    """The tables' optimizer, fused into the backward pass or dense (``adam``).
+    """The tables' optimizer, fused into the backward pass or dense (``adam``); gates have a dense Adam of their own rate.
 
     ``zero_grad()`` before and ``step()`` after ``loss.backward()``: a fused optimizer has done its work by then and does nothing.
     """
 
     def __init__(self, model: DistributedModelParallel, settings: Embedding) -> None:
         self.settings = settings
-        lookups = [m for lookup in getattr(_tables(model).collection, "_lookups", ()) for m in lookup.modules()]
+        module = cast(CTRModel, model.module)
+        lookups = [m for lookup in getattr(module.tables.collection, "_lookups", ()) for m in lookup.modules()]
         self._kernels = [m for m in lookups if isinstance(m, SplitTableBatchedEmbeddingBagsCodegen)]
-        self.parameters = [cast(nn.Parameter, m.weights) for m in lookups if isinstance(m, DenseTableBatchedEmbeddingBagsCodegen)]
-        self._adam: torch.optim.Adam | None = None
+        dense = [m for m in lookups if isinstance(m, BatchedDenseEmbeddingBag)]
+        gates = [any(t.name in module.tables.gate_tables for t in m.config.embedding_tables) for m in dense]
+        weights = [cast(nn.Parameter, m.emb_module.weights) for m in dense]
+        self.gates = [w for w, of_gates in zip(weights, gates, strict=True) if of_gates]
+        self.parameters = [w for w, of_gates in zip(weights, gates, strict=True) if not of_gates]
+        groups: list[dict[str, Any]] = []
         if self.parameters:
             all_rows = settings.l2 if settings.l2_rows == "all" else 0.0
-            self._adam = torch.optim.Adam(self.parameters, lr=settings.learning_rate, weight_decay=all_rows, fused=True)
+            groups.append({"params": self.parameters, "lr": settings.learning_rate, "weight_decay": all_rows})
+        if self.gates:
+            groups.append({"params": self.gates, "lr": cast(SearchModel, module.dense_arch).learning_rate})
+        self._rates = [group["lr"] for group in groups]
+        self._adam = torch.optim.Adam(groups, fused=True) if groups else None
 
     def set_learning_rate(self, factor: float) -> None:
-        """The configured learning rate times ``factor`` from the next step on."""
-        rate = self.settings.learning_rate * factor
+        """The configured learning rates times ``factor`` from the next step on."""
         for kernel in self._kernels:
-            kernel.set_learning_rate(rate)
+            kernel.set_learning_rate(self.settings.learning_rate * factor)
         if self._adam is not None:
-            self._adam.param_groups[0]["lr"] = rate
+            for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
+                group["lr"] = rate * factor
+
+    def gate_numbers(self) -> list[Tensor]:
+        """All gates' numbers in this process, padding's included; gradients flow back to them. Each ``[rows of some tables]``."""
+        return [weights.view(-1, WIDTH_UNIT)[:, 0] for weights in self.gates]
 
     def zero_grad(self) -> None:
         if self._adam is not None:
@@ -172,11 +183,12 @@ def distribute(
         CtrkitError: the tables do not fit the machines' memory.
     """
     tables = model.tables
-    fused = settings.optimizer != "adam"
+    dense = frozenset(tables.weight_names) if settings.optimizer == "adam" else tables.gate_tables
+    fused = [bag.weight for name, bag in tables.collection.embedding_bags.items() if name not in dense]
     if fused:
-        apply_optimizer_in_backward(_FUSED[settings.optimizer], tables.collection.parameters(), {"lr": settings.learning_rate})
+        apply_optimizer_in_backward(_FUSED[settings.optimizer], fused, {"lr": settings.learning_rate})
     model.dense_arch.to(worker.device)
-    plan = _plan(model, fused, worker, batch_size, sharding or sharding_types(settings, worker))
+    plan = _plan(model, dense, worker, batch_size, sharding or sharding_types(settings, worker))
     parallel = DistributedModelParallel(model, device=worker.device, plan=plan, sharders=_SHARDERS)
     _initialise(parallel, seed)
     return Distributed(parallel, TableOptimizer(parallel, settings), describe_plan(plan, tables, settings))
@@ -204,16 +216,17 @@ def mean_loss(losses: Tensor) -> Tensor:
 
 def describe_plan(plan: ShardingPlan, tables: Tables, settings: Embedding) -> list[PlannedTable]:
     """The plan as rows: where each table's shards lie and the memory they take."""
-    copies = {"sgd": 1.0, "adagrad": 2.0, "adam": 4.0, "rowwise_adagrad": 1.0}[settings.optimizer]
+    copies = {"sgd": 1.0, "adagrad": 2.0, "adam": 4.0, "rowwise_adagrad": 1.0}
     rows = []
     for config in tables.configs:
         sharding = _parameter_sharding(plan, config.name)
+        optimizer = "adam" if config.name in tables.gate_tables else settings.optimizer
         per_rank: dict[int, int] = {}
         for shard in cast(EnumerableShardingSpec, sharding.sharding_spec).shards:
             height, width = shard.shard_sizes
-            extra = height if settings.optimizer == "rowwise_adagrad" else 0
+            extra = height if optimizer == "rowwise_adagrad" else 0
             rank = cast(Any, shard.placement).rank()
-            per_rank[rank] = per_rank.get(rank, 0) + int(4 * (copies * height * width + extra))
+            per_rank[rank] = per_rank.get(rank, 0) + int(4 * (copies[optimizer] * height * width + extra))
         name = tables.weight_names[config.name]
         kernel = sharding.compute_kernel
         rows.append(PlannedTable(name, config.num_embeddings, tables.dims[config.name], sharding.sharding_type, kernel, per_rank))
@@ -247,12 +260,15 @@ def load_full_weights(model: DistributedModelParallel, weights: dict[str, Tensor
 def _initialise(model: DistributedModelParallel, seed: int) -> None:
     tables = _tables(model)
     for name, sharded in _sharded_weights(tables).items():
-        width = sharded.size(1)
+        width, start_value = sharded.size(1), tables.starts.get(name)
         for shard in sharded.local_shards():
             (row, column), (height, columns) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
             for block in range(row // _INIT_ROWS, -(-(row + height) // _INIT_ROWS)):
                 first = block * _INIT_ROWS
-                values = _random_rows(f"{seed}/{tables.weight_names[name]}/{block}", width).mul_(tables.init_std)
+                if start_value is None:
+                    values = _random_rows(f"{seed}/{tables.weight_names[name]}/{block}", width).mul_(tables.init_std)
+                else:
+                    values = torch.full((_INIT_ROWS, width), start_value)
                 values[:, tables.dims[name] :] = 0
                 if block == 0:
                     values[0] = 0
@@ -265,7 +281,7 @@ def _random_rows(stream: str, width: int) -> Tensor:
     return torch.randn(_INIT_ROWS, width, generator=torch.Generator().manual_seed(seed))
 
 
-def _plan(model: CTRModel, fused: bool, worker: Worker, batch_size: int, sharding: Sequence[str]) -> ShardingPlan:
+def _plan(model: CTRModel, dense: frozenset[str], worker: Worker, batch_size: int, sharding: Sequence[str]) -> ShardingPlan:
     configs = model.tables.configs
     if not configs:
         return ShardingPlan({})
@@ -301,16 +317,9 @@ def _plan(model: CTRModel, fused: bool, worker: Worker, batch_size: int, shardin
             f"with {available / 1e9:.1f} GB in all",
             "Lower embedding.dim and embedding.rows or the features' max_size or buckets, use a fused optimizer, or start more processes with torchrun",
         ) from error
-    if not fused:
-        _set_dense(plan)
+    for table in dense:  # the planner offers this kernel for replicated tables only, but sharded ones run it as well
+        _parameter_sharding(plan, table).compute_kernel = EmbeddingComputeKernel.DENSE.value
     return plan
-
-
-def _set_dense(plan: ShardingPlan) -> None:
-    """Gradients as dense tensors. The planner offers that kernel for replicated tables only, but sharded ones run it as well."""
-    for module in plan.plan.values():
-        for sharding in cast(dict[str, ParameterSharding], module).values():
-            sharding.compute_kernel = EmbeddingComputeKernel.DENSE.value
 
 
 def _parameter_sharding(plan: ShardingPlan, table: str) -> ParameterSharding:

@@ -1,22 +1,27 @@
 """The dense arch's optimizer. The tables have their own, see ``ctrkit.training.distributed``."""
 
-from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch.nn import Parameter
 
 from ctrkit.config import Training
+from ctrkit.models.base import RankingModel, SearchModel
 
 
-def dense_optimizer(parameters: Iterable[Parameter], settings: Training) -> torch.optim.Optimizer:
-    """``training.optimizer`` over the dense arch, with ``training.weight_decay`` on all of it."""
+def dense_optimizer(model: RankingModel, settings: Training) -> torch.optim.Optimizer:
+    """``training.optimizer`` over the dense arch, with ``training.weight_decay`` on all of it but what decides in a search."""
+    deciding = list(model.deciding) if isinstance(model, SearchModel) else []
+    chosen = {id(p) for p in deciding}
+    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if id(p) not in chosen]}]
+    if isinstance(model, SearchModel):
+        groups.append({"params": deciding, "lr": model.learning_rate, "weight_decay": 0.0})
     rate, decay = settings.learning_rate, settings.weight_decay
     match settings.optimizer:
         case "adam":
-            return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
+            return torch.optim.Adam(groups, lr=rate, weight_decay=decay, fused=True)
         case "adamw":
-            return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+            return torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=True)
         case "sgd":
-            return torch.optim.SGD(parameters, lr=rate, weight_decay=decay)
+            return torch.optim.SGD(groups, lr=rate, weight_decay=decay)
         case "adagrad":
-            return torch.optim.Adagrad(parameters, lr=rate, weight_decay=decay)
+            return torch.optim.Adagrad(groups, lr=rate, weight_decay=decay)

@@ -38,7 +38,8 @@ class RunResult:
         epochs: epochs trained, started ones included.
         params: parameters of dense arch and tables.
         samples_per_s: training rows a second of training, evaluation and checkpoints excluded.
-        seconds: wall time, resumed sessions included.
+        seconds: wall time, resumed sessions and a search included.
+        decision: what the search decided, of a model that has one.
     """
 
     run: Path
@@ -51,10 +52,14 @@ class RunResult:
     params: int
     samples_per_s: float
     seconds: float
+    decision: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values; an undefined metric is None."""
-        return {**asdict(self), "run": str(self.run), "valid": without_nan(self.valid), "test": without_nan(self.test)}
+        """JSON values; an undefined metric is None, and without a search there is no ``decision``."""
+        values = {**asdict(self), "run": str(self.run), "valid": without_nan(self.valid), "test": without_nan(self.test)}
+        if self.decision is None:
+            del values["decision"]
+        return values
 
 
 def create_run(experiment: Experiment, dataset: Dataset, run_dir: Path | None = None) -> Path:
@@ -115,7 +120,7 @@ def load_run(run_dir: Path) -> tuple[Experiment, Inputs, dict[str, Any]]:
     """A finished run: its experiment, the model's inputs and the best weights (on CPU).
 
     The weights are ``{"dense_arch": state_dict, "tables": {"<group>/<field>": Tensor [rows, dim]}, "model": name, "settings": {...},
-    "embedding": {...}}``; the table that a unified embedding shares is ``<group>/shared``.
+    "embedding": {...}, "decision": that of a search or None}``; the table that a unified embedding shares is ``<group>/shared``.
 
     Raises:
         CtrkitError: no such run, or it has not finished.

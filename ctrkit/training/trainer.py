@@ -1,5 +1,7 @@
 """Trains one experiment: epochs of steps, evaluations, resume points, and the best weights kept.
 
+A model that a search decides on is trained twice: first the search, in a folder of its own inside the run's, then the model it found.
+
 The valid split alone decides what is best and when to stop; the test split is scored once, at the end, with the best weights.
 """
 
@@ -27,8 +29,8 @@ from ctrkit.data.batch import Batch
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.loader import Loader
 from ctrkit.errors import CtrkitError
-from ctrkit.models.base import CTRModel, RankingModel
-from ctrkit.models.registry import build_for
+from ctrkit.models.base import CTRModel, RankingModel, SearchModel
+from ctrkit.models.registry import build_for, build_search
 from ctrkit.training import schedule
 from ctrkit.training.checkpoint import Checkpoints
 from ctrkit.training.distributed import Worker, distribute, gather_full_weights, load_full_weights, mean_loss, process_group
@@ -47,6 +49,7 @@ from ctrkit.training.run import (
     write_config,
     write_json,
 )
+from ctrkit.training.search import DECISION_FILE, SEARCH_FOLDER, Found, forget_rewind, read_found, save_found, save_rewind
 from ctrkit.training.tracking import Tracker, read_records
 
 RECORD_EVERY = 50
@@ -89,19 +92,41 @@ def train(
         if (finished := read_result(folder)) is not None:
             return finished
         try:
-            return _Trainer(experiment, dataset, folder, worker, console).run()
+            found = _search(experiment, dataset, folder / SEARCH_FOLDER, worker, console)
+            return _Trainer(experiment, dataset, folder, worker, console, found=found).run()
         except KeyboardInterrupt:
             console.print(f"Interrupted. Go on with: --resume (run folder {folder})", highlight=False, markup=False)
             raise
 
 
-def _build(experiment: Experiment, dataset: Dataset) -> RankingModel:
-    return build_for(experiment.embedding, experiment.model.name, dataset.inputs, experiment.model.settings)
+def _search(experiment: Experiment, dataset: Dataset, folder: Path, worker: Worker, console: Console) -> Found | None:
+    """The outcome of the model's search, trained now if that has not been done; None for a model that has none."""
+    torch.manual_seed(experiment.training.seed)
+    model = _build_search(experiment, dataset)
+    if model is None:
+        return None
+    if read_found(folder, model) is None:
+        console.print(f"Search: {model.epochs} epochs", highlight=False)
+        folder.mkdir(exist_ok=True)
+        _Trainer(experiment, dataset, folder, worker, console, search=model).run_search()
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return read_found(folder, model)
+
+
+def _build(experiment: Experiment, dataset: Dataset, found: Found | None = None) -> RankingModel:
+    decision = found.decision if found is not None else None
+    return build_for(experiment.embedding, experiment.model.name, dataset.inputs, experiment.model.settings, decision)
+
+
+def _build_search(experiment: Experiment, dataset: Dataset) -> SearchModel | None:
+    model, embedding = experiment.model, experiment.embedding
+    return build_search(model.name, dataset.inputs, embedding.width, model.settings, embedding.numeric)
 
 
 def _check(experiment: Experiment, dataset: Dataset) -> None:
     settings = experiment.training
     _build(experiment, dataset)
+    _build_search(experiment, dataset)
     if settings.monitor == "gauc" and dataset.group is None:
         raise CtrkitError("training.monitor is gauc, but the dataset has no groups", "Set 'group' to a column such as user_id")
     if settings.compile and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
@@ -155,27 +180,48 @@ class _Progress:
 
 
 class _Trainer:
-    """One run in one process; the others do the same in step with it."""
+    """One run, or the search before it, in one process; the others do the same in step with it.
 
-    def __init__(self, experiment: Experiment, dataset: Dataset, run_dir: Path, worker: Worker, console: Console) -> None:
+    Args:
+        search: the model to train if this is the search; it takes all its epochs, and its weights are not what counts.
+        found: what the search found, if this is the training after it.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        dataset: Dataset,
+        run_dir: Path,
+        worker: Worker,
+        console: Console,
+        *,
+        search: SearchModel | None = None,
+        found: Found | None = None,
+    ) -> None:
+        self.search, self.found = search, found
         self.experiment, self.dataset, self.run_dir, self.worker, self.console = experiment, dataset, run_dir, worker, console
         self.settings = settings = experiment.training
         self.started = time.perf_counter()
         self.loader = self._loader("train", shuffle=True)
         self.valid = self._loader("valid")
-        self.total_steps = min(settings.epochs * len(self.loader), settings.steps or sys.maxsize)
+        self.epochs = search.epochs if search is not None else settings.epochs
+        limit = sys.maxsize if search is not None else settings.steps or sys.maxsize
+        self.total_steps = min(self.epochs * len(self.loader), limit)
 
         torch.manual_seed(settings.seed)
-        self.dense_arch = _build(experiment, dataset)
+        self.dense_arch = search if search is not None else _build(experiment, dataset, found)
         if settings.compile:
             self.dense_arch.compile()
         model = CTRModel(self.dense_arch, experiment.embedding, settings.precision)
         distributed = distribute(model, experiment.embedding, worker, settings.seed, settings.batch_size)
         self.model, self.table_optimizer, self.plan = distributed.model, distributed.table_optimizer, distributed.plan
         self.dense_parameters = list(self.dense_arch.parameters())
-        self.optimizer = dense_optimizer(self.dense_parameters, settings)
+        self.optimizer = dense_optimizer(self.dense_arch, settings)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
         weights = [settings.task_weights.get(task, 1.0) for task in dataset.inputs.tasks]
         self.task_weights = torch.tensor(weights, device=worker.device) if weights else None
+        if found is not None and found.start is not None:
+            self._load_weights(found.start)
         torch.manual_seed(settings.seed + worker.rank)
 
         self.progress = _Progress()
@@ -189,12 +235,39 @@ class _Trainer:
     def run(self) -> RunResult:
         dense = sum(p.numel() for p in self.dense_parameters)
         print_plan(self.console, self.plan, dense, self.worker.world)
-        with Report(self.console, self.settings.epochs, len(self.loader)) as self.report:
+        self._describe_found()
+        with Report(self.console, self.epochs, len(self.loader)) as self.report:
             self._fit()
         result = self._finish(dense + sum(t.rows * t.dim for t in self.plan))
         if self.tracker is not None:
             self.tracker.close()
         return result
+
+    def run_search(self) -> None:
+        """Trains the search to its end and writes what it found."""
+        search = cast(SearchModel, self.search)
+        with Report(self.console, self.epochs, len(self.loader)) as self.report:
+            self._keep_rewind()
+            self._fit()
+        weights = self._weights()
+        if self.tracker is not None:
+            save_found(self.run_dir, search, weights, self.progress.seconds + time.perf_counter() - self.started)
+            self.tracker.close()
+        dist.barrier()
+
+    def _describe_found(self) -> None:
+        described = self.dense_arch.describe()
+        if described is not None and self.tracker is not None:
+            write_json(self.run_dir / DECISION_FILE, described)
+            self.console.print(f"Search: {described['summary']}", highlight=False)
+
+    def _keep_rewind(self) -> None:
+        """Keeps the weights that the training after the search is to start from, at the epoch it names."""
+        search = self.search
+        if search is not None and search.rewind_epoch == self.progress.epoch and self.progress.batch == 0:
+            weights = self._weights()
+            if self.worker.rank == 0:
+                save_rewind(self.run_dir, weights)
 
     def _loader(self, split: str, shuffle: bool = False) -> Loader:
         size = self.settings.batch_size
@@ -208,11 +281,12 @@ class _Trainer:
                 self._look_around()
                 if self._done():
                     break
-        if progress.best_step is None:  # resumed with fewer steps than were done, before the first evaluation
+        if progress.best_step is None and self.search is None:  # resumed with fewer steps than were done, before the first evaluation
             self._evaluate(math.nan)
 
     def _done(self) -> bool:
-        return self.progress.step >= self.total_steps or self.progress.waited >= self.settings.patience
+        stopped = self.search is None and self.progress.waited >= self.settings.patience
+        return self.progress.step >= self.total_steps or stopped
 
     def _look_around(self) -> None:
         """Records, evaluates and saves when it is time to; none of it counts as training time."""
@@ -226,6 +300,7 @@ class _Trainer:
             if evaluate:
                 self._evaluate(loss)
             if save:
+                self._keep_rewind()
                 self._save()
             self.clock = time.perf_counter()
 
@@ -239,15 +314,20 @@ class _Trainer:
         progress, settings = self.progress, self.settings
         factor = schedule.factor(settings, progress.step, self.total_steps, progress.plateaus)
         self.table_optimizer.set_learning_rate(factor)
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * factor
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        if self.search is not None:
+            self.search.advance(progress.epoch)
         batch = batch.to(self.worker.device)
         self.optimizer.zero_grad()
         self.table_optimizer.zero_grad()
         losses = binary_cross_entropy_with_logits(self.model(batch), self.dense_arch.targets(batch.labels), reduction="none")
         if self.task_weights is not None:
             losses = losses @ self.task_weights
-        mean_loss(losses).backward()
+        loss = mean_loss(losses)
+        if self.search is not None:
+            loss = loss + self.search.penalty(self.table_optimizer.gate_numbers())
+        loss.backward()
         norm = clip_grad_norm_(self.dense_parameters, settings.clip_norm or math.inf)
         self.optimizer.step()
         self.table_optimizer.step()
@@ -331,10 +411,12 @@ class _Trainer:
         value = _monitored(metrics, self.settings.monitor)
         best = value > progress.best_value
         if best:
-            progress.best_step, progress.best_value, progress.waited = progress.step, value, 0
-            weights = self._weights()
-            if self.worker.rank == 0:
-                self.checkpoints.save_best(progress.step, weights)
+            progress.best_value, progress.waited = value, 0
+            if self.search is None:
+                progress.best_step = progress.step
+                weights = self._weights()
+                if self.worker.rank == 0:
+                    self.checkpoints.save_best(progress.step, weights)
         else:
             progress.waited += 1
             progress.plateaus += 1
@@ -363,6 +445,7 @@ class _Trainer:
             "model": self.experiment.model.name,
             "settings": self.experiment.model.settings,
             "embedding": self.experiment.embedding.model_dump(mode="json"),
+            "decision": self.found.decision if self.found is not None else None,
         }
 
     def _load_weights(self, weights: dict[str, Any]) -> None:
@@ -416,7 +499,8 @@ class _Trainer:
             epochs=math.ceil(self._epochs_done()),
             params=params,
             samples_per_s=self._samples_per_s(),
-            seconds=progress.seconds + time.perf_counter() - self.started,
+            seconds=progress.seconds + time.perf_counter() - self.started + (self.found.seconds if self.found is not None else 0.0),
+            decision=self.dense_arch.describe(),
         )
         if self.tracker is not None:
             if "test" in metrics:
@@ -429,6 +513,7 @@ class _Trainer:
             split = "test" if "test" in scored else "valid"
             calibration_plot(scored[split].labels, scored[split].probabilities, split, self.run_dir / "calibration.png", tasks)
             write_json(self.run_dir / RESULT_FILE, result.to_json())
+            forget_rewind(self.run_dir / SEARCH_FOLDER)
         dist.barrier()
         self.checkpoints.delete()
         return result

@@ -14,6 +14,8 @@ from ctrkit.schema import MISSING_INT, UNKNOWN_ID, Feature, Vocabulary
 from ctrkit.transforms.hashing import murmur_ids, no_value, write_murmur_ids
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ctrkit.transforms.onnx_part import OnnxWriter
 
 _OOV_SALT = 0
@@ -32,12 +34,16 @@ class VocabularyLookup:
         self.feature = feature
         self.settings = settings
         self._values = values
-        self._first = 1 + settings.oov_buckets
-        self._ids = pl.int_range(self._first, self._first + len(values), eager=True)
+        self.first_word = 1 + settings.oov_buckets
+        self._ids = pl.int_range(self.first_word, self.first_word + len(values), eager=True)
 
     @property
     def rows(self) -> int:
-        return self._first + len(self._values)
+        return self.first_word + len(self._values)
+
+    def only(self, kept: np.ndarray) -> VocabularyLookup:
+        """The same without the values where ``kept`` (bool ``[values]``) is false: they are unknown then."""
+        return VocabularyLookup(self.feature, self.settings, self._values.filter(pl.Series(kept)))
 
     def encode(self, values: pl.Expr) -> pl.Expr:
         if self.settings.oov_buckets == 1:

@@ -69,6 +69,7 @@ EXPORTED = [Case(name) for name in ZOO] + [
     Case("fibinet", {"bilinear": "each"}),
     Case("finalmlp", {"context1": ("c0",), "context2": ("n1", "c3")}),
     Case("masknet", {"structure": "parallel", "block_units": 5}),
+    Case("optfs", {"base": "dlrm", "base_settings": {"hidden": (8,), "bottom_hidden": (8,)}}),
     Case("ple", {"layers": 1, "shared_experts": 0}),
     Case("widedeep", {"batch_norm": True}),
 ]
@@ -260,6 +261,11 @@ BAD = [
     ("ple", {"layers": 0}, "layers"),
     ("ple", {"task_experts": 0}, "task_experts"),
     ("ple", {"expert": 2}, "unknown key 'expert'"),
+    ("optfs", {"base": "deepfn"}, "Did you mean 'deepfm'"),
+    ("optfs", {"base": "optfs"}, "search of its own"),
+    ("optfs", {"base": "autoint", "base_settings": {"heads": 3}}, "must divide attention_dim"),
+    ("optfs", {"search_epochs": 5, "rewind_epoch": 5}, "must be below search_epochs"),
+    ("optfs", {"temperature": 1}, "temperature"),
     ("widedeep", {"batch_norm": "perhaps"}, "batch_norm"),
     ("xdeepfm", {"maps": []}, "maps"),
 ]

@@ -14,8 +14,8 @@ from torchrec import KeyedJaggedTensor
 
 from ctrkit.config import Embedding, UnifiedEmbedding
 from ctrkit.data.batch import Batch
-from ctrkit.models.base import CTRModel
-from ctrkit.models.registry import build_for
+from ctrkit.models.base import CTRModel, SearchModel
+from ctrkit.models.registry import build_for, build_search
 from ctrkit.schema import IdField, Inputs
 from ctrkit.training.distributed import Distributed, Worker, distribute, gather_full_weights, load_full_weights, mean_loss, process_group
 
@@ -29,6 +29,7 @@ INPUTS = Inputs(
     ),
     numeric_fields=("x", "y"),
 )
+WITHOUT_SEQUENCE = INPUTS.model_copy(update={"id_fields": INPUTS.tables})
 BATCH = 40
 STEPS = 6
 CASES = [
@@ -42,6 +43,11 @@ CASES = [
     ("column_wise", Embedding(dim=8, optimizer="adagrad"), "din"),
     ("column_wise", UnifiedEmbedding(rows=64, dim=8, lookups=2, feature_lookups={"user": 3}, l2=1e-3), "deepfm"),
 ]
+SEARCHED = [
+    ("table_wise", Embedding(dim=8, l2=1e-3), "deepfm"),
+    ("column_wise", Embedding(dim=8, optimizer="adam", l2=1e-3, l2_rows="all"), "deepfm"),
+]
+"""As ``CASES``, but of a search: gates on every value, of bags too, and a penalty on all of them. It takes no sequences."""
 
 
 def global_batches() -> list[list[tuple[list[list[int]], list[float], float]]]:
@@ -59,11 +65,11 @@ def global_batches() -> list[list[tuple[list[list[int]], list[float], float]]]:
     return [[row() for _ in range(BATCH)] for _ in range(STEPS)]
 
 
-def to_batch(rows: list[tuple[list[list[int]], list[float], float]]) -> Batch:
-    ids = [[row[0][f] for row in rows] for f in range(len(INPUTS.id_fields))]
+def to_batch(rows: list[tuple[list[list[int]], list[float], float]], inputs: Inputs = INPUTS) -> Batch:
+    ids = [[row[0][INPUTS.id_fields.index(field)] for row in rows] for field in inputs.id_fields]
     values = torch.tensor([i for field in ids for bag in field for i in bag], dtype=torch.int64)
     lengths = torch.tensor([len(bag) for field in ids for bag in field], dtype=torch.int32)
-    sparse = KeyedJaggedTensor(keys=[f.name for f in INPUTS.id_fields], values=values, lengths=lengths)
+    sparse = KeyedJaggedTensor(keys=[f.name for f in inputs.id_fields], values=values, lengths=lengths)
     return Batch(sparse, torch.tensor([row[1] for row in rows]), torch.tensor([row[2] for row in rows]))
 
 
@@ -73,25 +79,40 @@ def share(rows: list[Any], worker: Worker) -> list[Any]:
     return rows[:cut] if worker.rank == 0 else rows[cut:]
 
 
-def make(settings: Embedding, worker: Worker, sharding: str, model: str = "deepfm") -> tuple[Distributed, torch.optim.Optimizer]:
+def make(
+    settings: Embedding, worker: Worker, sharding: str, model: str = "deepfm", search: bool = False
+) -> tuple[Distributed, torch.optim.Optimizer]:
     torch.manual_seed(5)
-    dense_arch = build_for(settings, model, INPUTS, {"hidden": [16]})
+    if search:
+        options = {"base": model, "base_settings": {"hidden": [16]}, "l1": 1e-3, "gate_learning_rate": 0.1, "search_epochs": STEPS}
+        dense_arch = build_search("optfs", WITHOUT_SEQUENCE, settings.dim, options)
+        assert dense_arch is not None
+    else:
+        dense_arch = build_for(settings, model, INPUTS, {"hidden": [16]})
     distributed = distribute(CTRModel(dense_arch, settings), settings, worker, seed=1, sharding=[sharding])
     return distributed, torch.optim.SGD(dense_arch.parameters(), lr=0.1)
 
 
-def train(settings: Embedding, worker: Worker, sharding: str, model: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def train(
+    settings: Embedding, worker: Worker, sharding: str, model: str, search: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Tables and dense weights after ``STEPS`` steps, with a learning rate that falls."""
-    distributed, dense_optimizer = make(settings, worker, sharding, model)
+    distributed, dense_optimizer = make(settings, worker, sharding, model, search)
+    dense_arch = distributed.model.module.dense_arch
     for step, rows in enumerate(global_batches()):
-        batch = to_batch(share(rows, worker))
+        batch = to_batch(share(rows, worker), WITHOUT_SEQUENCE if search else INPUTS)
         distributed.table_optimizer.set_learning_rate(1 / (1 + step))
         distributed.table_optimizer.zero_grad()
         dense_optimizer.zero_grad()
-        mean_loss(binary_cross_entropy_with_logits(distributed.model(batch), batch.labels, reduction="none")).backward()
+        if isinstance(dense_arch, SearchModel):
+            dense_arch.advance(step)
+        loss = mean_loss(binary_cross_entropy_with_logits(distributed.model(batch), batch.labels, reduction="none"))
+        if isinstance(dense_arch, SearchModel):
+            loss = loss + dense_arch.penalty(distributed.table_optimizer.gate_numbers())
+        loss.backward()
         distributed.table_optimizer.step()
         dense_optimizer.step()
-    dense = {k: v.detach().clone() for k, v in distributed.model.module.dense_arch.state_dict().items()}
+    dense = {k: v.detach().clone() for k, v in dense_arch.state_dict().items()}
     return gather_full_weights(distributed.model), dense
 
 
@@ -106,6 +127,7 @@ def two_processes(rank: int, port: int, folder: Path) -> None:
 
 def work(worker: Worker, folder: Path) -> None:
     results = [train(settings, worker, sharding, model) for sharding, settings, model in CASES]
+    results += [train(settings, worker, sharding, model, search=True) for sharding, settings, model in SEARCHED]
     start = gather_full_weights(make(CASES[0][1], worker, "column_wise")[0].model)
     distributed, _ = make(CASES[0][1], worker, "column_wise")
     weights = torch.load(folder / "one.pt")
@@ -124,7 +146,8 @@ def worker():
 
 @pytest.fixture(scope="module")
 def one_process(worker: Worker) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    return [train(settings, worker, "table_wise", model) for _, settings, model in CASES]
+    results = [train(settings, worker, "table_wise", model) for _, settings, model in CASES]
+    return results + [train(settings, worker, "table_wise", model, search=True) for _, settings, model in SEARCHED]
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +161,11 @@ def two(one_process: list[tuple[dict[str, Tensor], dict[str, Tensor]]], tmp_path
     return torch.load(folder / "two.pt")
 
 
-@pytest.mark.parametrize("case", range(len(CASES)), ids=[f"{e.kind}-{s}-{e.optimizer}-{e.l2_rows}-{m}" for s, e, m in CASES])
+@pytest.mark.parametrize(
+    "case",
+    range(len(CASES + SEARCHED)),
+    ids=[f"{e.kind}-{s}-{e.optimizer}-{e.l2_rows}-{m}" for s, e, m in CASES] + [f"search-{s}-{e.optimizer}-{m}" for s, e, m in SEARCHED],
+)
 def test_two_processes_train_what_one_does(case: int, one_process: list[Any], two: dict[str, Any]) -> None:
     for one, other in zip(one_process[case], two["results"][case], strict=True):
         assert one.keys() == other.keys()
