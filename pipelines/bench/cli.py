@@ -56,7 +56,10 @@ def training(
 @bench_app.command("models")
 def models(
     configs: Annotated[list[str], typer.Argument(metavar="CONFIG...", help="Experiments in YAML.", show_default=False)],
-    model: Annotated[list[str], typer.Option("--model", metavar="NAME", help="A model to train. Repeatable.", show_default=False)],
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", metavar="NAME", help="A model to train. Repeatable; default all that fit the config.", show_default=False),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs with the best settings, seeds 1, 2, ...")] = 3,
     grid: Annotated[
         list[str] | None,
@@ -74,7 +77,7 @@ def models(
         require_training_stack()
         from pipelines.bench.models import bench_models
 
-        screen.result(bench_models(configs, model, seeds, grid or [], out, screen.console.print))
+        screen.result(bench_models(configs, model or [], seeds, grid or [], out, screen.console.print))
 
 
 @bench_app.command("unified")

@@ -2,21 +2,21 @@
 
 Per data set and model, a small grid of settings is tried with the first seed; the best on VALIDATION is then trained with
 every seed, and only that one's test metrics are reported, mean and standard deviation over seeds. One trial is one
-``ctrkit train`` in a process of its own and one line of ``results.jsonl``: a killed benchmark goes on where it stopped.
+``ctrkit train`` in a process of its own and one line of ``results.jsonl``: a killed benchmark goes on where it stopped. The report
+is of all that the folder holds, so that models may be given grids of their own, one call after the other.
 """
 
 import itertools
 import json
-import re
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
 
-from ctrkit.config import load_config
+from ctrkit.config import Experiment, load_config
 from ctrkit.errors import CtrkitError
 
 
@@ -47,8 +47,20 @@ def grid_points(grid: Sequence[str], model_settings: Iterable[str]) -> list[tupl
         owner, _, name = key.partition(".")
         if owner == "model" and name not in model_settings:
             continue
-        axes.append([f"{key}={value}" for value in re.split(r",(?![^\[]*\])", values)])
+        axes.append([f"{key}={value}" for value in _split(values)])
     return list(itertools.product(*axes))
+
+
+def _split(values: str) -> list[str]:
+    """At the commas outside of any bracket."""
+    parts, depth = [""], 0
+    for character in values:
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def bench_models(
@@ -58,39 +70,57 @@ def bench_models(
 
     Args:
         configs: YAML experiments; each one's ``name`` is its name in the report.
-        models: names from ``ctrkit models``.
+        models: names from ``ctrkit models``; none is all that fit a config's labels and features.
         seeds: how many seeds, 1 .. seeds.
         grid: ``key.sub=value,value`` axes, tried with seed 1 and chosen on validation by ``training.monitor``.
         out: folder of the results.
 
     Returns:
-        One row a data set and model, best first within a data set.
+        One row a data set and model in ``out``, best first within a data set.
     """
     from ctrkit.models.registry import models as known_models
 
-    settings_of = {info.name: {setting.name for setting in info.settings} for info in known_models()}
+    known = known_models()
+    settings_of = {info.name: {setting.name for setting in info.settings} for info in known}
     if unknown := [m for m in models if m not in settings_of]:
         raise CtrkitError(f"no model named '{unknown[0]}'", f"Choose from: {', '.join(settings_of)}")
     out.mkdir(parents=True, exist_ok=True)
     results = read_trials(out / "results.jsonl")
-    rows = []
     for config in configs:
         experiment = load_config(config)
-        for model in models:
-            tried = [
-                (score(result, experiment.training.monitor), settings)
-                for settings in grid_points(grid, settings_of[model])
-                if (result := run_trial(Trial(config, model, settings, 1), results, out, say))
-            ]
+        for model in models or [info.name for info in known if info.kind in _kinds(experiment)]:
+            points = grid_points(grid, settings_of[model])
+            tried = [settings for settings in points if run_trial(Trial(config, model, settings, 1), results, out, say)]
             if not tried:
                 say(f"{experiment.name} {model}: every trial failed, see the messages above")
                 continue
-            best = max(tried)[1]
-            runs = [run_trial(Trial(config, model, best, seed), results, out, say) for seed in range(1, seeds + 1)]
-            rows.append(_row(experiment.name, model, best, [r for r in runs if r]))
-    rows.sort(key=lambda r: (r["data"], -r["auc"]))
-    _report(rows, out)
+            monitor = experiment.training.monitor
+            best = max(tried, key=lambda settings: score(results[Trial(config, model, settings, 1)], monitor))
+            for seed in range(2, seeds + 1):
+                run_trial(Trial(config, model, best, seed), results, out, say)
+    rows = summarise(results)
+    if rows:
+        _report(rows, out)
     return rows
+
+
+def _kinds(experiment: Experiment) -> set[str]:
+    if experiment.tasks:
+        return {"multi-task"}
+    return {"ranking", "sequence"} if any(feature.of for feature in experiment.features) else {"ranking"}
+
+
+def summarise(results: Mapping[Trial, dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a data set and model: of the settings that are best on validation with the first seed, the mean over all seeds."""
+    rows = []
+    for config in dict.fromkeys(trial.config for trial in results):
+        experiment = load_config(config)
+        for model in dict.fromkeys(trial.model for trial in results if trial.config == config):
+            own = {trial: result for trial, result in results.items() if (trial.config, trial.model) == (config, model)}
+            first = {trial.settings: score(result, experiment.training.monitor) for trial, result in own.items() if trial.seed == 1}
+            best = max(first, key=lambda settings: first[settings])
+            rows.append(_row(experiment.name, model, best, [result for trial, result in own.items() if trial.settings == best]))
+    return sorted(rows, key=lambda row: (row["data"], -row["auc"]))
 
 
 def run_trial(trial: Trial, results: dict[Trial, dict[str, Any]], out: Path, say) -> dict[str, Any] | None:
@@ -139,8 +169,6 @@ def _row(data: str, model: str, settings: tuple[str, ...], runs: list[dict[str, 
 def _report(rows: list[dict[str, Any]], out: Path) -> None:
     import polars as pl
 
-    if not rows:
-        return
     pl.DataFrame(rows).write_csv(out / "table.csv")
     header = ["data", "model", "test AUC", "logloss", "seeds", "parameters", "samples/s", "chosen settings"]
     cells = [

@@ -19,6 +19,8 @@ def test_a_grid_is_every_combination_of_its_axes() -> None:
         ("model.dropout=0.2", "model.hidden=[64]", "embedding.l2=0"),
         ("model.dropout=0.2", "model.hidden=[64,32]", "embedding.l2=0"),
     ]
+    nested = ["model.settings={hidden: [8, 8], dropout: 0.1},{}"]
+    assert grid_points(nested, {"settings"}) == [("model.settings={hidden: [8, 8], dropout: 0.1}",), ("model.settings={}",)]
     assert grid_points(grid, set()) == [("embedding.l2=0",)], "a model without such settings has none to try"
     with pytest.raises(CtrkitError, match="has no values"):
         grid_points(["embedding.l2"], set())
