@@ -1,7 +1,7 @@
 """Permutation importance (Breiman, Random Forests, 2001): how much worse a model predicts when a field's values are shuffled.
 
-All that a field brings is shuffled together among the rows: its vectors in every group of tables, a bag as a whole. Each value
-stays one that the log holds; of two fields that say the same neither is missed much.
+All that a field brings is shuffled together among the rows: its vectors in every group of tables, a bag or a history as a whole. Each
+value stays one that the log holds; of two fields that say the same neither is missed much.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ctrkit.explain.lookups import Lookups
-from ctrkit.models.base import RankingModel
+from ctrkit.explain.subject import Subject
 from ctrkit.training.metrics import auc, logloss
 
 _BATCH_ROWS = 2048
@@ -29,45 +29,48 @@ class Importance:
 
 
 def permutation_importance(
-    model: RankingModel, rows: Lookups, repeats: int, seed: int, progress: Callable[[], object] = lambda: None
+    subject: Subject, rows: Lookups, repeats: int, seed: int, progress: Callable[[], object] = lambda: None
 ) -> Importance:
     """Shuffles every field's values, ``repeats`` times.
 
     Args:
-        rows: the sample; clicks and other rows both among them.
+        rows: the sample; rows of label 1 and of label 0 both among them.
         progress: called after every field of every repeat.
     """
     labels = rows.labels.cpu().numpy()
     draw = torch.Generator().manual_seed(seed)
-    untouched = probabilities(model, rows)
+    untouched = probabilities(subject, rows)
     before = auc(labels, untouched), logloss(labels, untouched)
-    drop, rise = np.empty((2, repeats, model.inputs.count))
+    drop, rise = np.empty((2, repeats, len(subject.fields)))
     for repeat in range(repeats):
-        for field in range(model.inputs.count):
+        for field in range(len(subject.fields)):
             order = torch.randperm(rows.rows, generator=draw).to(rows.dense.device)
-            after = probabilities(model, permuted(rows, field, order))
+            after = probabilities(subject, permuted(subject, rows, field, order))
             drop[repeat, field] = before[0] - auc(labels, after)
             rise[repeat, field] = logloss(labels, after) - before[1]
             progress()
     return Importance(*before, drop, rise)
 
 
-def permuted(rows: Lookups, field: int, order: Tensor) -> Lookups:
+def permuted(subject: Subject, rows: Lookups, field: int, order: Tensor) -> Lookups:
     """``rows`` with row i's values of a field replaced by those of row ``order[i]``."""
-    id_fields = next(iter(rows.embeddings.values())).shape[1] if rows.embeddings else 0
-    if field >= id_fields:
-        return replace(rows, dense=_column_permuted(rows.dense, field - id_fields, order))
-    return replace(rows, embeddings={name: _column_permuted(e, field, order) for name, e in rows.embeddings.items()})
+    number = field - len(subject.id_fields)
+    if number >= 0:
+        return replace(rows, dense=_exchanged(rows.dense, torch.tensor([number]), order))
+    own = {name: (columns == field).nonzero().squeeze(1) for name, columns in subject.columns.items()}
+    return replace(rows, embeddings={name: _exchanged(e, own[name], order) for name, e in rows.embeddings.items()})
 
 
-def probabilities(model: RankingModel, rows: Lookups) -> np.ndarray:
+def probabilities(subject: Subject, rows: Lookups) -> np.ndarray:
     """``[rows]`` float32."""
     with torch.no_grad():
-        logits = [model(part.embeddings, part.dense) for part in rows.split(_BATCH_ROWS)]
+        logits = [subject(part.embeddings, part.dense) for part in rows.split(_BATCH_ROWS)]
     return torch.cat(logits).float().sigmoid().cpu().numpy()
 
 
-def _column_permuted(x: Tensor, column: int, order: Tensor) -> Tensor:
-    changed = x.clone()
-    changed[:, column] = x[order, column]
+def _exchanged(x: Tensor, columns: Tensor, order: Tensor) -> Tensor:
+    if not len(columns):
+        return x
+    changed, columns = x.clone(), columns.to(x.device)
+    changed[:, columns] = x[order][:, columns]
     return changed
