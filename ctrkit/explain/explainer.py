@@ -60,9 +60,9 @@ class Explainer:
         self.run_dir = run_dir
         self.dataset = dataset_of_run(run_dir)
         self.transforms: FittedTransforms = self.dataset.transforms()
-        self.task = _task(run_dir, self.dataset.inputs, task)
+        self.task = task
         self._model, self._device = model, device
-        self._number = None if self.task is None else self.dataset.inputs.tasks.index(self.task)
+        self._number = None if task is None else self.dataset.inputs.tasks.index(task)
         self._subject = Subject(dense_arch_of(model), self._number)
         self._decision = decision_view(read_experiment(run_dir).model.name, self._subject.arch)
         self._baseline = average_row(self._subject, self._sample("train", BASELINE_ROWS, seed=0))
@@ -220,6 +220,7 @@ def open_run(run_dir: Path, task: str | None = None) -> Iterator[Explainer]:
     Raises:
         CtrkitError: no such run, an unfinished run, its dataset is gone, or it predicts no label of that name.
     """
+    task = _task(run_dir, dataset_of_run(run_dir).inputs, task)
     with trained_model(run_dir) as (model, worker):
         yield Explainer(run_dir, model, worker.device, task)
 
