@@ -13,6 +13,7 @@ from torchrec import KeyedJaggedTensor
 from ctrkit.bundle import run_graph
 from ctrkit.data.batch import Batch
 from ctrkit.errors import CtrkitError
+from ctrkit.export.cross import CrossTransform
 from ctrkit.export.twin import Twin
 from ctrkit.feeds import columns_to_feed, frame_to_columns
 from ctrkit.schema import MISSING_INT, Feature, Inputs, Kind
@@ -33,7 +34,14 @@ class Checked:
     probabilities: np.ndarray
 
 
-def check(session: Any, twin: Twin, reference: Reference, transforms: FittedTransforms, golden: pl.DataFrame) -> Checked:
+def check(
+    session: Any,
+    twin: Twin,
+    reference: Reference,
+    transforms: FittedTransforms,
+    golden: pl.DataFrame,
+    crosses: Sequence[CrossTransform] = (),
+) -> Checked:
     """Compares trained model, twin and graph on golden rows, rows of nothing, of unknown values, one row and 10,000 rows.
 
     The trained model and the twin get ids encoded by Polars, the graph gets the raw values.
@@ -41,6 +49,7 @@ def check(session: Any, twin: Twin, reference: Reference, transforms: FittedTran
     Args:
         session: onnxruntime's, on the graph as written to disk.
         golden: canonical raw rows.
+        crosses: of the trained model.
 
     Raises:
         CtrkitError: a difference above 1e-5, or a probability that is no number.
@@ -56,7 +65,8 @@ def check(session: Any, twin: Twin, reference: Reference, transforms: FittedTran
         exported = run_graph(session, tasks, columns_to_feed(frame_to_columns(frame, features), features))
         trained = reference(to_batch(encoded, transforms.inputs))
         with torch.no_grad():
-            rebuilt = twin(to_tensors(encoded, transforms.inputs)).numpy()
+            crossed = encoded.with_columns([cross.to_polars() for cross in crosses])
+            rebuilt = twin(to_tensors(crossed, twin.inputs)).numpy()
         for other, probabilities in (("ONNX", exported), ("serving twin", rebuilt)):
             if probabilities.shape != (frame.height, *([len(tasks)] if tasks else [])):
                 raise CtrkitError(f"the {other} model gives {probabilities.shape} probabilities for {frame.height} rows")

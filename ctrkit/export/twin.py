@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ctrkit.embeddings.unified import JoinLookups
-from ctrkit.export.lookup import Bag, OwnLookup, SharedLookup, by_kind
+from ctrkit.export.lookup import Bag, SharedLookup, by_kind, own_lookups
 from ctrkit.schema import Inputs
 
 
@@ -14,7 +14,7 @@ class Twin(nn.Module):
     """Same result as the trained model, without TorchRec.
 
     Args:
-        inputs: the model's fields.
+        inputs: the model's fields, crosses included.
         tables: full weights, ``"<group>/<field>" -> [rows, dim]``, a sequence's being those of the field it is a history of; of a
             unified embedding ``"<group>/shared"``.
         dense_arch: the trained dense arch, reused unchanged: ``(embeddings, dense) -> logits [batch]`` or ``[batch, tasks]``.
@@ -37,7 +37,8 @@ class Twin(nn.Module):
         self.single, self.multi = by_kind(inputs)
         join = self._join
         shared = isinstance(join, JoinLookups)
-        self.lookup = SharedLookup(inputs, join.plan, tables) if shared else OwnLookup(inputs, tables, unpooled, new_ids)
+        lookups = [SharedLookup(inputs, join.plan, tables)] if shared else own_lookups(inputs, tables, unpooled, new_ids)
+        self.lookups = nn.ModuleList(lookups)
 
     @property
     def _join(self) -> nn.Module:
@@ -60,11 +61,14 @@ class Twin(nn.Module):
                 value, with ``name.lengths`` int64 ``[rows]`` of a multi-valued one; ``name@dense`` float32 ``[rows]``
                 of a number.
         """
-        ids = [encoded[f"{f.name}@id"] for f in self.single]
-        bags = [(f, encoded[f"{f.name}@ids"], encoded[f"{f.name}.lengths"]) for f in self.multi]
+        ids = {f.name: encoded[f"{f.name}@id"] for f in self.single}
+        bags = {f.name: Bag(f, encoded[f"{f.name}@ids"], encoded[f"{f.name}.lengths"]) for f in self.multi}
         numbers = [encoded[f"{name}@dense"] for name in self.inputs.numeric_fields]
-        rows = (ids or numbers or [lengths for _, _, lengths in bags])[0].shape[0]
+        rows = numbers[0].shape[0] if numbers else next(iter(ids.values())).shape[0] if ids else next(iter(bags.values())).rows
 
-        embeddings = self._join(self.lookup(ids, [Bag(f, values, lengths) for f, values, lengths in bags]))
+        embeddings: dict[str, Tensor] = {}
+        for lookup in self.lookups:
+            embeddings |= lookup(ids, bags)
+        embeddings = self._join(embeddings)
         dense = torch.stack(numbers, dim=1) if numbers else torch.zeros(rows, 0)
         return torch.sigmoid(self.dense_arch(embeddings, dense))
