@@ -82,6 +82,7 @@ class Crosses(nn.Module):
 
     Attributes:
         inputs: the fields with the crosses.
+        known: all pairs' frequent keys, each in its pair's range, see ``CrossKeys``.
     """
 
     bounds: Tensor
@@ -111,6 +112,11 @@ class Crosses(nn.Module):
             lengths=torch.cat([sparse.lengths(), torch.ones_like(ids, dtype=sparse.lengths().dtype).flatten()]),
             stride=sparse.stride(),
         )
+
+    def known_rows(self) -> Tensor:
+        """The row of each of ``known``."""
+        place = torch.arange(len(self.known))
+        return 1 + self.buckets + place - self.bounds[torch.searchsorted(self.bounds, place, right=True) - 1]
 
     def ids(self, sparse: KeyedJaggedTensor) -> Tensor:
         """int64 ``[pairs, batch]``."""

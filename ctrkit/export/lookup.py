@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ctrkit.embeddings.crosses import Crosses
 from ctrkit.embeddings.unified import SHARED, Lookups, hash_coefficients, hash_ids
 from ctrkit.schema import PADDING_ID, IdField, Inputs
 
@@ -136,10 +137,12 @@ def own_lookups(
     inputs: Inputs, tables: Mapping[str, Tensor], unpooled: Collection[str], new_ids: Mapping[str, Tensor] | None = None
 ) -> list[OwnLookup]:
     """One look-up for all groups that have tables of the same fields; arguments as of ``OwnLookup``."""
+    names = {field.name for field in inputs.id_fields}
     owners: dict[str, set[str]] = {}
     for key in tables:
         group, _, owner = key.partition("/")
-        owners.setdefault(group, set()).add(owner)
+        if owner in names:
+            owners.setdefault(group, set()).add(owner)
     lookups = []
     for fields in dict.fromkeys(map(frozenset, owners.values())):
         groups = {group for group, its in owners.items() if its == fields}
@@ -147,6 +150,29 @@ def own_lookups(
         own = inputs.model_copy(update={"id_fields": tuple(f for f in inputs.id_fields if f.table in fields)})
         lookups.append(OwnLookup(own, theirs, unpooled, new_ids))
     return lookups
+
+
+class CrossLookup(nn.Module):
+    """The tables of crosses, one after the other.
+
+    Args:
+        tables: full weights, ``"<group>/<cross>" -> [rows, dim]``, of one group; others are left alone.
+    """
+
+    table: Tensor
+    starts: Tensor
+
+    def __init__(self, crosses: Crosses, tables: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        found = {key.partition("/")[2]: key for key in tables if key.partition("/")[2] in crosses.names}
+        (self.group,) = {key.partition("/")[0] for key in found.values()}
+        parts = [tables[found[name]] for name in crosses.names]
+        self.register_buffer("table", torch.cat(parts))
+        self.register_buffer("starts", torch.tensor(list(accumulate((len(part) for part in parts[:-1]), initial=0))))
+
+    def forward(self, crossed: Tensor) -> dict[str, Tensor]:
+        """int64 ``[rows, crosses]`` -> group -> ``[rows, crosses, dim]``."""
+        return {self.group: functional.embedding(crossed + self.starts, self.table)}
 
 
 class SharedLookup(nn.Module):

@@ -12,8 +12,9 @@ from torchrec import KeyedJaggedTensor
 
 from ctrkit.bundle import run_graph
 from ctrkit.data.batch import Batch
+from ctrkit.embeddings.crosses import Crosses
 from ctrkit.errors import CtrkitError
-from ctrkit.export.cross import CrossTransform
+from ctrkit.export.cross import CROSSED
 from ctrkit.export.twin import Twin
 from ctrkit.feeds import columns_to_feed, frame_to_columns
 from ctrkit.schema import MISSING_INT, Feature, Inputs, Kind
@@ -40,7 +41,7 @@ def check(
     reference: Reference,
     transforms: FittedTransforms,
     golden: pl.DataFrame,
-    crosses: Sequence[CrossTransform] = (),
+    crosses: Crosses | None = None,
 ) -> Checked:
     """Compares trained model, twin and graph on golden rows, rows of nothing, of unknown values, one row and 10,000 rows.
 
@@ -63,10 +64,12 @@ def check(
     for name, frame in frames.items():
         encoded = transforms.encode(frame)
         exported = run_graph(session, tasks, columns_to_feed(frame_to_columns(frame, features), features))
-        trained = reference(to_batch(encoded, transforms.inputs))
+        batch, tensors = to_batch(encoded, transforms.inputs), to_tensors(encoded, transforms.inputs)
+        if crosses is not None:
+            tensors[CROSSED] = crosses.ids(batch.sparse).T
+        trained = reference(batch)
         with torch.no_grad():
-            crossed = encoded.with_columns([cross.to_polars() for cross in crosses])
-            rebuilt = twin(to_tensors(crossed, twin.inputs)).numpy()
+            rebuilt = twin(tensors).numpy()
         for other, probabilities in (("ONNX", exported), ("serving twin", rebuilt)):
             if probabilities.shape != (frame.height, *([len(tasks)] if tasks else [])):
                 raise CtrkitError(f"the {other} model gives {probabilities.shape} probabilities for {frame.height} rows")

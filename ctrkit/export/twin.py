@@ -5,8 +5,10 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
+from ctrkit.embeddings.crosses import Crosses
 from ctrkit.embeddings.unified import JoinLookups
-from ctrkit.export.lookup import Bag, SharedLookup, by_kind, own_lookups
+from ctrkit.export.cross import CROSSED
+from ctrkit.export.lookup import Bag, CrossLookup, SharedLookup, by_kind, own_lookups
 from ctrkit.schema import Inputs
 
 
@@ -14,13 +16,14 @@ class Twin(nn.Module):
     """Same result as the trained model, without TorchRec.
 
     Args:
-        inputs: the model's fields, crosses included.
+        inputs: the model's fields.
         tables: full weights, ``"<group>/<field>" -> [rows, dim]``, a sequence's being those of the field it is a history of; of a
             unified embedding ``"<group>/shared"``.
         dense_arch: the trained dense arch, reused unchanged: ``(embeddings, dense) -> logits [batch]`` or ``[batch, tasks]``.
         unpooled: the groups whose sequences are not pooled.
         new_ids: field -> int64 ``[field's rows]``, where an id's row is in tables that hold some ids only, see ``OwnLookup``; None:
             tables hold all ids.
+        crosses: of the fields, which have tables too.
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class Twin(nn.Module):
         dense_arch: nn.Module,
         unpooled: Collection[str] = (),
         new_ids: Mapping[str, Tensor] | None = None,
+        crosses: Crosses | None = None,
     ) -> None:
         super().__init__()
         self.inputs = inputs
@@ -39,6 +43,8 @@ class Twin(nn.Module):
         shared = isinstance(join, JoinLookups)
         lookups = [SharedLookup(inputs, join.plan, tables)] if shared else own_lookups(inputs, tables, unpooled, new_ids)
         self.lookups = nn.ModuleList(lookups)
+        self.crosses = CrossLookup(crosses, tables) if crosses is not None else None
+        self.crossed = len(crosses.pairs) if crosses is not None else 0
 
     @property
     def _join(self) -> nn.Module:
@@ -51,7 +57,8 @@ class Twin(nn.Module):
         names = [f"{f.name}@id" for f in self.single]
         for field in self.multi:
             names += [f"{field.name}@ids", f"{field.name}.lengths"]
-        return names + [f"{name}@dense" for name in self.inputs.numeric_fields]
+        names += [f"{name}@dense" for name in self.inputs.numeric_fields]
+        return names if self.crosses is None else [*names, CROSSED]
 
     def forward(self, encoded: dict[str, Tensor]) -> Tensor:
         """Encoded features -> probability ``[rows]``; ``[rows, tasks]`` of several labels.
@@ -59,7 +66,7 @@ class Twin(nn.Module):
         Args:
             encoded: ``name@id`` int64 ``[rows]`` of a single-valued field; ``name@ids`` int64 ``[total]``, 0 for a dropped
                 value, with ``name.lengths`` int64 ``[rows]`` of a multi-valued one; ``name@dense`` float32 ``[rows]``
-                of a number.
+                of a number; ``@crosses`` int64 ``[rows, crosses]``.
         """
         ids = {f.name: encoded[f"{f.name}@id"] for f in self.single}
         bags = {f.name: Bag(f, encoded[f"{f.name}@ids"], encoded[f"{f.name}.lengths"]) for f in self.multi}
@@ -69,6 +76,8 @@ class Twin(nn.Module):
         embeddings: dict[str, Tensor] = {}
         for lookup in self.lookups:
             embeddings |= lookup(ids, bags)
+        if self.crosses is not None:
+            embeddings |= self.crosses(encoded[CROSSED])
         embeddings = self._join(embeddings)
         dense = torch.stack(numbers, dim=1) if numbers else torch.zeros(rows, 0)
         return torch.sigmoid(self.dense_arch(embeddings, dense))

@@ -32,7 +32,7 @@ from ctrkit.bundle import (
     versions,
 )
 from ctrkit.errors import CtrkitError
-from ctrkit.export.cross import cross_transforms
+from ctrkit.export.cross import write_crosses
 from ctrkit.export.graph import write_model
 from ctrkit.export.selfcheck import Reference, check
 from ctrkit.export.triton import triton_config
@@ -79,12 +79,6 @@ class Trained:
         tasks = tuple(self.label) if isinstance(self.label, dict) else ()
         return self.transforms.inputs.model_copy(update={"tasks": tasks})
 
-    @property
-    def fields(self) -> Inputs:
-        """The inputs and the crosses of their fields."""
-        crosses = self.dense_arch.crosses
-        return self.inputs if crosses is None else self.inputs.model_copy(update={"id_fields": crosses.inputs.id_fields})
-
 
 @dataclass(frozen=True)
 class Exported:
@@ -120,9 +114,9 @@ def write_bundle(trained: Trained, repo: str | Path, name: str, *, external_mb: 
     try:
         scratch.mkdir(parents=True)
         unpooled = [group.name for group in trained.dense_arch.groups(trained.dense_arch.dim) if group.unpooled]
-        crosses = cross_transforms(trained.dense_arch.crosses)
-        twin = Twin(trained.fields, trained.tables, trained.dense_arch, unpooled, trained.new_ids).eval()
-        parts = trained.transforms.onnx_graph() + [cross.to_onnx() for cross in crosses]
+        crosses = trained.dense_arch.crosses
+        twin = Twin(inputs, trained.tables, trained.dense_arch, unpooled, trained.new_ids, crosses).eval()
+        parts = trained.transforms.onnx_graph() + ([write_crosses(crosses)] if crosses is not None else [])
         write_model(scratch, twin, parts, name=name, version=number, external_bytes=external_mb * 2**20)
         session = open_session(scratch / MODEL_FILE)
         checked = check(session, twin, trained.reference, trained.transforms, trained.golden, crosses)

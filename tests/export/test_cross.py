@@ -1,9 +1,8 @@
-"""One cross, three ways: of a batch in training, by Polars and by ONNX nodes."""
+"""Crosses of a batch in training, and by ONNX nodes."""
 
 import numpy as np
 import onnx
 import onnxruntime
-import polars as pl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,35 +10,33 @@ from onnx import TensorProto, helper
 from torchrec import KeyedJaggedTensor
 
 from ctrkit.embeddings.crosses import Crosses
-from ctrkit.export.cross import cross_transforms
+from ctrkit.export.cross import write_crosses
 from ctrkit.schema import IdField, Inputs
 from ctrkit.transforms.onnx_part import assemble
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.data())
-def test_all_three_give_the_same_ids(data: st.DataObject) -> None:
-    sizes = st.one_of(st.integers(2, 40), st.just(2**31 - 1))
-    first, second = data.draw(sizes), data.draw(sizes)
-    ids = data.draw(st.lists(st.tuples(st.integers(1, first - 1), st.integers(1, second - 1)), min_size=1, max_size=30))
-    frequent = sorted({a * second + b for a, b in ids[::2]} if data.draw(st.booleans()) else set())
-    buckets = data.draw(st.integers(1, 1000))
-    inputs = Inputs(id_fields=(IdField(name="a", rows=first), IdField(name="b c", rows=second)), numeric_fields=())
-    crosses = Crosses(inputs, {("a", "b c"): torch.tensor(frequent, dtype=torch.int64)}, buckets)
-    a, b = (torch.tensor(column) for column in zip(*ids, strict=True))
-    sparse = KeyedJaggedTensor(
-        keys=["a", "b c"], values=torch.cat([a, b]), lengths=torch.ones(2 * len(ids), dtype=torch.int32), stride=len(ids)
-    )
-    trained = crosses(sparse)["a@b c"].values().numpy()
+def test_both_give_the_same_ids(data: st.DataObject) -> None:
+    sizes = [data.draw(st.one_of(st.integers(2, 40), st.just(2**30))) for _ in range(3)]
+    rows = data.draw(st.lists(st.tuples(*(st.integers(1, size - 1) for size in sizes)), min_size=1, max_size=30))
+    names = ["a", "b c", "d"]
+    pairs = data.draw(st.lists(st.sampled_from([(0, 1), (0, 2), (1, 2)]), min_size=1, max_size=3, unique=True))
+    frequent = {}
+    for i, j in pairs:
+        known = {row[i] * sizes[j] + row[j] for row in rows[::2]} if data.draw(st.booleans()) else set()
+        frequent[names[i], names[j]] = torch.tensor(sorted(known), dtype=torch.int64)
+    inputs = Inputs(id_fields=tuple(IdField(name=n, rows=size) for n, size in zip(names, sizes, strict=True)), numeric_fields=())
+    crosses = Crosses(inputs, frequent, data.draw(st.integers(1, 1000)))
+    columns = torch.tensor(rows).T
+    lengths = torch.ones(columns.numel(), dtype=torch.int32)
+    trained = crosses.ids(KeyedJaggedTensor(keys=names, values=columns.flatten(), lengths=lengths, stride=len(rows))).T.numpy()
 
-    (transform,) = cross_transforms(crosses)
-    frame = pl.DataFrame({"a": a.numpy(), "b c": b.numpy()}).with_columns(transform.to_polars())
-    np.testing.assert_array_equal(frame["a@b c"].to_numpy(), trained)
-
-    model = assemble([transform.to_onnx()])
-    model.graph.input.extend(helper.make_tensor_value_info(f"{name}@id", TensorProto.INT64, ["rows"]) for name in ("a", "b c"))
+    model = assemble([write_crosses(crosses)])
+    used = {n: columns[k].numpy() for k, n in enumerate(names) if any(k in pair for pair in pairs)}
+    model.graph.input.extend(helper.make_tensor_value_info(f"{n}@id", TensorProto.INT64, ["rows"]) for n in used)
     onnx.checker.check_model(model)
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    (exported,) = session.run(None, {"a@id": a.numpy(), "b c@id": b.numpy()})
+    (exported,) = session.run(None, {f"{n}@id": ids for n, ids in used.items()})
     np.testing.assert_array_equal(exported, trained)
-    assert trained.min() >= 1 and trained.max() < crosses.inputs.id_fields[-1].rows
+    assert trained.min() >= 1 and (trained < [field.rows for field in crosses.inputs.id_fields[3:]]).all()
