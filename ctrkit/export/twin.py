@@ -1,11 +1,12 @@
 """The serving twin: the trained model in plain tensors, ids in, probability out, or one for each of several tasks."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ctrkit.embeddings.crosses import Crosses
+from ctrkit.embeddings.tables import Group
 from ctrkit.embeddings.unified import JoinLookups
 from ctrkit.export.cross import CROSSED
 from ctrkit.export.lookup import Bag, CrossLookup, SharedLookup, by_kind, own_lookups
@@ -20,7 +21,7 @@ class Twin(nn.Module):
         tables: full weights, ``"<group>/<field>" -> [rows, dim]``, a sequence's being those of the field it is a history of; of a
             unified embedding ``"<group>/shared"``.
         dense_arch: the trained dense arch, reused unchanged: ``(embeddings, dense) -> logits [batch]`` or ``[batch, tasks]``.
-        unpooled: the groups whose sequences are not pooled.
+        groups: that the dense arch reads: of those named here, the unpooled are not pooled, and those without a table are empty.
         new_ids: field -> int64 ``[field's rows]``, where an id's row is in tables that hold some ids only, see ``OwnLookup``; None:
             tables hold all ids.
         crosses: of the fields, which have tables too.
@@ -31,7 +32,7 @@ class Twin(nn.Module):
         inputs: Inputs,
         tables: Mapping[str, Tensor],
         dense_arch: nn.Module,
-        unpooled: Collection[str] = (),
+        groups: Sequence[Group] = (),
         new_ids: Mapping[str, Tensor] | None = None,
         crosses: Crosses | None = None,
     ) -> None:
@@ -40,6 +41,8 @@ class Twin(nn.Module):
         self.dense_arch = dense_arch
         self.single, self.multi = by_kind(inputs)
         join = self._join
+        unpooled = [group.name for group in groups if group.unpooled]
+        self.empty = {group.name: group.dim for group in groups if not any(key.startswith(f"{group.name}/") for key in tables)}
         shared = isinstance(join, JoinLookups)
         lookups = [SharedLookup(inputs, join.plan, tables)] if shared else own_lookups(inputs, tables, unpooled, new_ids)
         self.lookups = nn.ModuleList(lookups)
@@ -73,7 +76,7 @@ class Twin(nn.Module):
         numbers = [encoded[f"{name}@dense"] for name in self.inputs.numeric_fields]
         rows = numbers[0].shape[0] if numbers else next(iter(ids.values())).shape[0] if ids else next(iter(bags.values())).rows
 
-        embeddings: dict[str, Tensor] = {}
+        embeddings = {name: torch.zeros(rows, 0, dim) for name, dim in self.empty.items()}
         for lookup in self.lookups:
             embeddings |= lookup(ids, bags)
         if self.crosses is not None:

@@ -113,9 +113,9 @@ def write_bundle(trained: Trained, repo: str | Path, name: str, *, external_mb: 
     scratch = model_folder / f".{number}-{uuid4().hex[:8]}"
     try:
         scratch.mkdir(parents=True)
-        unpooled = [group.name for group in trained.dense_arch.groups(trained.dense_arch.dim) if group.unpooled]
         crosses = trained.dense_arch.crosses
-        twin = Twin(inputs, trained.tables, trained.dense_arch, unpooled, trained.new_ids, crosses).eval()
+        groups = trained.dense_arch.groups(trained.dense_arch.dim)
+        twin = Twin(inputs, trained.tables, trained.dense_arch, groups, trained.new_ids, crosses).eval()
         parts = trained.transforms.onnx_graph() + ([write_crosses(crosses)] if crosses is not None else [])
         write_model(scratch, twin, parts, name=name, version=number, external_bytes=external_mb * 2**20)
         session = open_session(scratch / MODEL_FILE)
