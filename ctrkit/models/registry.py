@@ -107,22 +107,17 @@ def build_for(embedding: Embedding, name: str, inputs: Inputs, settings: dict[st
     """``build`` with the width of vectors, the treatment of numbers and the look-ups that ``embedding`` says.
 
     Raises:
-        CtrkitError: as ``build``; or a unified embedding, with a model that attends to sequences or that a search decides on.
+        CtrkitError: as ``build``; or a unified embedding, with a model that a search decides on.
     """
     dense_arch = build(name, inputs, embedding.width, settings, embedding.numeric, decision)
     if isinstance(embedding, UnifiedEmbedding):
         if build_search(name, inputs, embedding.width, settings) is not None:
             raise CtrkitError(
-                f"model '{name}' keeps some rows of a field's table, and a unified embedding has no rows that are one field's",
+                f"model '{name}' decides on single fields' tables, and a unified embedding has none that are one field's",
                 "Leave embedding.kind out, or choose another model",
             )
         groups = dense_arch.groups(embedding.width)
-        if any(group.unpooled for group in groups):
-            raise CtrkitError(
-                f"model '{name}' looks a sequence up place by place, which a unified embedding does not do",
-                "Leave embedding.kind out, or choose a model that takes the sequence's mean, such as autoint",
-            )
-        dense_arch.join = JoinLookups(plan_lookups(inputs, groups, embedding))
+        dense_arch.join = JoinLookups(inputs, plan_lookups(inputs, groups, embedding))
     return dense_arch
 
 
