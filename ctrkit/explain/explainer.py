@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from ctrkit.data.batch import Batch
 from ctrkit.data.loader import Loader
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.explain.decisions import decision_view
@@ -65,7 +66,7 @@ class Explainer:
         self._number = None if task is None else self.dataset.inputs.tasks.index(task)
         self._subject = Subject(dense_arch_of(model), self._number)
         self._decision = decision_view(read_experiment(run_dir).model.name, self._subject.arch)
-        self._baseline = average_row(self._subject, self._sample("train", BASELINE_ROWS, seed=0))
+        self._baseline = average_row(self._subject, self._look_up(self._sample("train", BASELINE_ROWS, seed=0)))
 
     def about(self) -> About:
         result = read_result(self.run_dir)
@@ -87,7 +88,8 @@ class Explainer:
             CtrkitError: no such split, or all of the rows have the same label.
         """
         require_split(self.dataset, split, self.run_dir)
-        sample = self._sample(split, rows, seed)
+        batch = self._sample(split, rows, seed)
+        sample = self._look_up(batch)
         if len(sample.labels.unique()) < 2:
             raise CtrkitError(
                 f"the {sample.rows} rows drawn of the {split} split are all of one class, so no importance can be measured",
@@ -100,7 +102,7 @@ class Explainer:
             done += 1
             progress("permute", done, repeats * len(self._subject.fields))
 
-        importance = permutation_importance(self._subject, sample, repeats, seed, step)
+        importance = permutation_importance(self._subject, self._look_up, batch, repeats, seed, step)
         parts = []
         integrated = sample[slice(0, INTEGRATED_ROWS)]
         for part in integrated.split(64):
@@ -160,9 +162,11 @@ class Explainer:
         (explanation,) = self._explain(pl.DataFrame(series), ["given row"], [None])
         return explanation
 
-    def _sample(self, split: str, rows: int, seed: int) -> Lookups:
-        first = next(Loader(self.dataset, split, rows, seed=seed, shuffle=True).iter())
-        return look_up(self._model, first, self._device, self._number)
+    def _sample(self, split: str, rows: int, seed: int) -> Batch:
+        return next(Loader(self.dataset, split, rows, seed=seed, shuffle=True).iter())
+
+    def _look_up(self, batch: Batch) -> Lookups:
+        return look_up(self._model, batch, self._device, self._number)
 
     def _examples(self) -> list[RowExplanation]:
         """Of the raw rows that were kept: the highest prediction, the lowest, and the one that was most wrong."""
@@ -207,7 +211,7 @@ class Explainer:
         """Labels of the raw rows: they are the first of their split."""
         count = pl.scan_parquet(self.dataset.golden).select(pl.len()).collect().item()
         first = next(Loader(self.dataset, self._golden_split, count).iter())
-        return [int(label) for label in look_up(self._model, first, self._device, self._number).labels]
+        return [int(label) for label in self._look_up(first).labels]
 
 
 @contextmanager

@@ -11,6 +11,8 @@ one. A number has two shares: its value (averaged over the rows that have one) a
 has a learned stand-in e_missing: along the path its output is ``(1 - m) e(x) + m e_missing``, with m in [0, 1] and the share of missing
 values as the baseline's m. So a missing number gets its due, and no NaN is ever differentiated.
 
+A cross, a vector for two fields' values together, is half of each's.
+
 A place of a history has two shares as well: its vector (averaged over the rows with a value there) and whether there is one, the mask,
 which along the path is a share in [0, 1]. All of a history's places together are the sequence's contribution, its length included.
 """
@@ -96,7 +98,7 @@ def _contributions(subject: Subject, rows: Lookups, baseline: Baseline, steps: i
     shares = IntegratedGradients(logit, multiply_by_inputs=True).attribute(x, b, n_steps=steps)
     values = rows.dense.new_zeros(rows.rows, len(subject.fields))
     for name, share in zip(names, shares, strict=False):
-        values.index_add_(1, subject.columns[name].to(values.device), (share.sum(2) if share.dim() == 3 else share).to(values.dtype))
+        values += (share.sum(2) if share.dim() == 3 else share).to(values.dtype) @ subject.owners[name].to(values.device)
     if numbers:
         values[:, len(subject.id_fields) :] += (shares[-2] + shares[-1]).to(values.dtype)
     with torch.no_grad():

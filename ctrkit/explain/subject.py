@@ -1,5 +1,7 @@
 """What is explained: one logit of a model, whose looked-up tensors are taken apart by field."""
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -15,8 +17,8 @@ class Subject(nn.Module):
 
     Attributes:
         fields: names, id fields first, then numeric ones.
-        columns: of each looked-up tensor, the place in ``fields`` that each of its columns belongs to; all places of a sequence belong to
-            that sequence, its mask too.
+        owners: of each looked-up tensor, how much of each of its columns is each field's, ``[columns, fields]``: all of it, or of a cross
+            one half. All places of a sequence are that sequence's, its mask too.
     """
 
     def __init__(self, arch: RankingModel, task: int | None = None) -> None:
@@ -24,17 +26,20 @@ class Subject(nn.Module):
         self.arch, self.task = arch, task
         self.id_fields = [field.name for field in arch.inputs.id_fields]
         self.fields = [*self.id_fields, *arch.inputs.numeric_fields]
-        self.columns: dict[str, Tensor] = {}
+        crossed = dict(zip(arch.crosses.names, arch.crosses.pairs, strict=True)) if arch.crosses is not None else {}
+        looked_up = (arch.crosses or arch).inputs
+        self.owners: dict[str, Tensor] = {}
         for group in arch.groups(arch.dim):
-            alone = arch.inputs.sequences if group.unpooled else ()
-            self.columns[group.name] = self._places(name for name in self.id_fields if name not in {s.name for s in alone})
-            for sequence in alone:
-                of_sequence = self._places([sequence.name] * sequence.length)
-                self.columns |= {f"{group.name}/{sequence.name}": of_sequence, f"mask/{sequence.name}": of_sequence}
+            columns = [field.name for field in looked_up.id_fields if group.has(field) and not (group.unpooled and field.of)]
+            self.owners[group.name] = self._owners(crossed.get(name, (name,)) for name in columns)
+            for sequence in looked_up.sequences if group.unpooled else ():
+                of_sequence = self._owners([(sequence.name,)] * sequence.length)
+                self.owners |= {f"{group.name}/{sequence.name}": of_sequence, f"mask/{sequence.name}": of_sequence}
 
     def forward(self, embeddings: dict[str, Tensor], dense: Tensor) -> Tensor:
         logits = self.arch(embeddings, dense)
         return logits if self.task is None else logits[:, self.task]
 
-    def _places(self, names) -> Tensor:
-        return torch.tensor([self.fields.index(name) for name in names], dtype=torch.int64)
+    def _owners(self, columns: Iterable[Sequence[str]]) -> Tensor:
+        rows = [[1 / len(names) if field in names else 0.0 for field in self.fields] for names in columns]
+        return torch.tensor(rows).reshape(len(rows), len(self.fields))

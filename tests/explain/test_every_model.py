@@ -10,7 +10,12 @@ from ctrkit.explain.explainer import open_run
 from ctrkit.models.registry import models
 
 DATA = {"ranking": "fields", "multi-task": "labels", "sequence": "histories"}
-SMALL = {"bst": {"hidden": [16]}, "esmm": {"hidden": [16]}, "optfs": {"search_epochs": 2, "rewind_epoch": 0}}
+SMALL = {
+    "optinter": {"method": "memorised", "min_count": 2, "hidden": [16]},
+    "bst": {"hidden": [16]},
+    "esmm": {"hidden": [16]},
+    "optfs": {"search_epochs": 2, "rewind_epoch": 0},
+}
 
 
 @pytest.mark.parametrize("name,data", [(info.name, DATA[info.kind]) for info in models()])

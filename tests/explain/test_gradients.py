@@ -103,6 +103,23 @@ def test_a_row_that_is_the_average_row_has_no_contributions() -> None:
     assert contributions(model, same, average_row(model, same), steps=8).values.abs().max() < 1e-6
 
 
+def test_a_cross_is_half_of_each_of_its_fields() -> None:
+    inputs = Inputs(id_fields=tuple(IdField(name=name, rows=4) for name in "abc"), numeric_fields=("n",))
+    methods = torch.tensor([1, 2, 0, 0, 0, 0], dtype=torch.int8)  # a and b factorised, a and c memorised
+    model = build("optinter", inputs, 4, {"hidden": (8,)}, decision={"methods": methods, "a@c": torch.tensor([5, 6])}).eval()
+    subject = Subject(model)
+    assert {name: owners.tolist() for name, owners in subject.owners.items()} == {
+        "embedding": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]],
+        "factor": [[1, 0, 0, 0], [0, 1, 0, 0]],
+        "cross": [[0.5, 0, 0.5, 0]],
+    }
+    rows = Lookups(
+        {g.name: torch.randn(ROWS, len(subject.owners[g.name]), g.dim) for g in model.groups(4)}, torch.randn(ROWS, 1), torch.zeros(ROWS)
+    )
+    found = contributions(subject, rows, average_row(subject, rows), steps=512)
+    assert found.values.shape == (ROWS, 4) and found.gap.max() < 0.02 * (found.logits.max() - found.logits.min())
+
+
 def test_a_field_that_no_weight_reads_gets_nothing() -> None:
     model, rows = make("dnn")
     first = next(layer for layer in model.arch.tower.modules() if isinstance(layer, torch.nn.Linear))

@@ -55,12 +55,13 @@ def test_what_makes_the_click_is_ranked_first(explainer: Explainer) -> None:
 
 def test_shuffling_histories_is_shuffling_the_log(explainer: Explainer, raw: pl.DataFrame) -> None:
     order = torch.randperm(raw.height, generator=torch.Generator().manual_seed(0))
-    before = of_log(explainer, raw)
-    for place, field in enumerate(explainer._subject.fields):
+    inputs = explainer.dataset.inputs
+    for field in explainer._subject.fields:
         shuffled = of_log(explainer, raw.with_columns(raw[field].gather(order.numpy())))
-        changed = permuted(explainer._subject, before, place, order)
+        batch = permuted(to_batch(explainer.transforms.encode(raw), inputs), inputs, field, order)
+        changed = look_up(explainer._model, batch, torch.device("cpu"))
         assert set(changed.embeddings) == {"embedding", "embedding/past", "mask/past"}
-        for key in before.embeddings:
+        for key in changed.embeddings:
             torch.testing.assert_close(changed.embeddings[key], shuffled.embeddings[key], rtol=0, atol=0)
 
 
