@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ctrkit.explain.decisions.kept import KeptValues
+from ctrkit.explain.decisions.pairs import ChosenPairs
 from ctrkit.explain.decisions.summary import Summary
 from ctrkit.explain.explanation import Section
 from ctrkit.explain.raw import RawRow
@@ -29,7 +30,10 @@ class DecisionView(Protocol):
         ...
 
 
-_VIEWS: dict[str, Callable[[RankingModel, dict[str, Any]], DecisionView]] = {"optfs": KeptValues}
+_VIEWS: dict[str, Callable[[RankingModel, dict[str, Any]], DecisionView]] = {
+    "optfs": KeptValues,
+    "optinter": ChosenPairs,
+}
 """By the model's name, made of the model and its description."""
 
 
