@@ -97,7 +97,8 @@ def _write(experiment: Experiment, columns: Columns, folder: Path, say: Progress
     transforms.save(folder / "transforms")
 
     profiler = Profiler(transforms, splitter.rows, experiment.tasks)
-    golden = _Golden("test" if splitter.rows["test"] else "valid", experiment.export.golden_rows)
+    names = [feature.name for feature in columns.features]
+    golden = _Golden("test" if splitter.rows["test"] else "valid", experiment.export.golden_rows, names)
     done = 0
     with ShardWriters(folder) as shards:
         for split, raw, encoded in ahead(_encoded(transforms, scratch, splitter), depth=1):
@@ -227,16 +228,17 @@ def _encoded(transforms: FittedTransforms, scratch: Scratch, splitter: _Splitter
 
 
 class _Golden:
-    """The first rows of a split in canonical form: exported models are checked on them."""
+    """The first rows of a split in canonical form, a column a feature: exported models are checked on them."""
 
-    def __init__(self, split: str, rows: int) -> None:
+    def __init__(self, split: str, rows: int, features: list[str]) -> None:
         self._split = split
         self._left = rows
+        self._features = features
         self._frames: list[pl.DataFrame] = []
 
     def add(self, split: str, raw: pl.DataFrame) -> None:
         if split == self._split and self._left:
-            self._frames.append(raw.select(pl.exclude("^@.*$")).head(self._left))
+            self._frames.append(raw.select(self._features).head(self._left))
             self._left -= self._frames[-1].height
 
     def write(self, file: Path, scratch: Scratch) -> None:

@@ -1,0 +1,118 @@
+"""Every model of the registry over rows of public logs: its bundle gives what the trained model gives.
+
+Slow: trains and exports each a few times. The logs are below CTRKIT_DATA, as for the experiments in ``configs/``.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import ctrkit.quiet  # noqa: F401
+from ctrkit.bundle import open_bundle
+from ctrkit.config import Experiment, load_config
+from ctrkit.data.dataset import Dataset
+from ctrkit.data.prepare import prepare
+from ctrkit.models.registry import ModelInfo, build_search, models
+from ctrkit.schema import IdField, Inputs
+from ctrkit.training.trainer import train
+from pipelines.export import export_run
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+LOG_OF = {"ranking": "criteo", "sequence": "kuairand-history", "multi-task": "kuairand-multitask"}
+GOLDEN_ROWS = 2000
+EMBEDDINGS: dict[str, tuple[str, ...]] = {
+    "tables": (),
+    "autodis": ("embedding.numeric=autodis",),
+    "unified": ("embedding.kind=unified", "embedding.rows=50000", "embedding.lookups=2"),
+}
+SETTINGS: dict[str, dict[str, Any]] = {"optfs": {"search_epochs": 2, "l1": 1e-4, "gate_learning_rate": 0.05}}
+"""Where a model's defaults take long, or would decide nothing in so few steps."""
+
+
+def has_search(model: ModelInfo) -> bool:
+    fields = tuple(IdField(name=name, rows=5) for name in "ab")
+    return model.kind == "ranking" and build_search(model.name, Inputs(id_fields=fields, numeric_fields=()), 4, {}) is not None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model of the registry with one of ``EMBEDDINGS`` and some of its settings."""
+
+    model: str
+    kind: str
+    embedding: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return "-".join([self.model, self.embedding, *map(str, self.settings.values())])
+
+
+ZOO = models()
+WITHOUT_SEARCH = [m for m in ZOO if not has_search(m)]
+CASES = [
+    *(Case(m.name, m.kind, embedding) for m in ZOO for embedding in ("tables", "autodis")),
+    *(Case(m.name, m.kind, "unified") for m in WITHOUT_SEARCH if m.kind != "sequence"),
+    *(Case("fgcnn", "ranking", "tables", {"classifier": classifier}) for classifier in ("autoint", "deepfm", "dcnv2")),
+    *(Case("optfs", "ranking", "tables", {"base": m.name}) for m in WITHOUT_SEARCH if m.kind == "ranking" and m.name != "deepfm"),
+]
+"""``deepfm`` is OptFS's default base."""
+
+
+def experiment(case: Case, output: Path) -> Experiment:
+    """Large steps from large rows, so that probabilities come out far from one another; no more than that is learned here."""
+    numbers = [f"features.I{k}.transform=log1p" for k in range(1, 8)] if case.kind == "ranking" else []
+    overrides = {"name": case.model, **SETTINGS.get(case.model, {}), **case.settings}
+    return load_config(
+        CONFIGS / f"{LOG_OF[case.kind]}.yaml",
+        [
+            *numbers,
+            *EMBEDDINGS[case.embedding],
+            f"model={overrides}",
+            "embedding.dim=8",
+            "embedding.init_std=0.05",
+            "embedding.learning_rate=0.1",
+            "training.batch_size=2048",
+            "training.steps=16",
+            "training.threads=1",
+            f"export.golden_rows={GOLDEN_ROWS}",
+            f"output={output}",
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Dataset]:
+    """The log of a case, prepared once for all that can use it."""
+    folder = tmp_path_factory.mktemp("datasets")
+
+    @cache
+    def prepared(kind: str, unified: bool) -> Dataset:
+        case = Case("any", kind, "unified" if unified else "tables")
+        return prepare(experiment(case, folder), folder / f"{kind}-{unified}")
+
+    return lambda case: prepared(case.kind, case.embedding == "unified")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("CTRKIT_DATA" not in os.environ, reason="the public logs are not here: CTRKIT_DATA is not set")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_bundle_of_every_model_gives_what_the_trained_model_gives(
+    case: Case, dataset: Callable[[Case], Dataset], tmp_path: Path
+) -> None:
+    """The export compares them on the golden rows, which are rows of the test split, and on rows of nothing and of unknown values."""
+    settings = experiment(case, tmp_path)
+    result = train(settings, dataset(case), run_dir=tmp_path / "run", console=Console(quiet=True))
+    exported = export_run(result.run, tmp_path / "repo")
+    print(f"{case}: largest difference {exported['max_abs_diff']:.1e}")  # shown by pytest -rP
+    assert exported["max_abs_diff"] <= 1e-5
+    golden = open_bundle(exported["bundle"]).golden()
+    assert len(golden.rows) == GOLDEN_ROWS
+    probabilities = golden.probabilities if isinstance(golden.probabilities, dict) else {"click": golden.probabilities}
+    assert all(np.ptp(values) > 0.05 for values in probabilities.values()), "rows that are told apart"
