@@ -23,21 +23,10 @@ from ctrkit.export.twin import Twin
 from ctrkit.export.writer import Trained, write_bundle
 from ctrkit.models.registry import models
 from ctrkit.schema import IdField, Inputs
+from tests.small import small_settings
 
 SALTS = torch.tensor([hash_coefficients(field, k) for field in ("user", "item") for k in range(2)]).T.contiguous()
 TABLE_ROWS = 100_003
-SMALL: dict[str, Any] = {
-    "hidden": (8, 6),
-    "hidden1": (8, 6),
-    "hidden2": (10,),
-    "bottom_hidden": (8,),
-    "gate_hidden": (8,),
-    "channels": (3, 2),
-    "kernel": 3,
-    "maps": (3, 2),
-    "attention_dim": 8,
-}
-"""In place of a model's defaults, where it has such a setting."""
 
 MODELS = [m.name for m in models() if m.kind == "ranking" and m.name != "optfs"]
 EACH_GROUP = ("ffm", "fgcnn", "fm", "lr")
@@ -68,10 +57,8 @@ def test_onnx_hashes_any_id_as_torch_does(session: Any, ids: list[int]) -> None:
 
 def unified_model(trained: Callable[..., Trained], model: str) -> Trained:
     """With look-ups of another number for a bag and for a single value."""
-    (info,) = (m for m in models() if m.name == model)
-    settings = {s.name: SMALL[s.name] for s in info.settings if s.name in SMALL}
     unified = UnifiedEmbedding(rows=40, dim=4, lookups=2, feature_lookups={"tags": 3, "site": 1}, optimizer="sgd", init_std=0.5)
-    return trained(model, unified=unified, **settings)
+    return trained(model, unified=unified, **small_settings(model))
 
 
 @pytest.mark.parametrize("model", MODELS)
