@@ -15,8 +15,9 @@ from torchrec import KeyedJaggedTensor
 
 from ctrkit.config import AutoDis, Embedding, UnifiedEmbedding
 from ctrkit.data.batch import Batch
-from ctrkit.models.base import CTRModel, SearchModel
+from ctrkit.models.base import CTRModel
 from ctrkit.models.registry import build_for, build_search, models
+from ctrkit.models.search import Search
 from ctrkit.schema import IdField, Inputs
 from ctrkit.training.distributed import Distributed, Worker, distribute, gather_full_weights, load_full_weights, mean_loss, process_group
 from tests.small import small_settings
@@ -117,32 +118,36 @@ def share(rows: list[Any], worker: Worker) -> list[Any]:
     return rows[:cut] if worker.rank == 0 else rows[cut:]
 
 
-def make(case: Case, worker: Worker) -> tuple[Distributed, torch.optim.Optimizer]:
+def make(case: Case, worker: Worker) -> tuple[Distributed, torch.optim.Optimizer, Search | None]:
     torch.manual_seed(5)
+    search, rate = None, None
     if case.search:
-        dense_arch = build_search(case.model, case.inputs, case.embedding.width, case.settings, case.embedding.numeric)
-        assert dense_arch is not None
+        search = build_search(case.model, case.inputs, case.embedding.width, case.settings, case.embedding.numeric)
+        assert search is not None
+        search.observe(to_batch(rows, case.inputs).sparse for rows in global_batches())
+        dense_arch, rate = search.model, search.learning_rate
     else:
         dense_arch = build_for(case.embedding, case.model, case.inputs, case.settings)
-    distributed = distribute(CTRModel(dense_arch, case.embedding), case.embedding, worker, seed=1, sharding=[case.sharding])
-    return distributed, torch.optim.SGD(dense_arch.parameters(), lr=0.1)
+    model = CTRModel(dense_arch, case.embedding)
+    distributed = distribute(model, case.embedding, worker, seed=1, sharding=[case.sharding], gate_learning_rate=rate)
+    return distributed, torch.optim.SGD(dense_arch.parameters(), lr=0.1), search
 
 
 def train(case: Case, worker: Worker) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Tables and dense weights after ``STEPS`` steps, with a learning rate that falls."""
-    distributed, dense_optimizer = make(case, worker)
+    distributed, dense_optimizer, search = make(case, worker)
     dense_arch = distributed.model.module.dense_arch
     for step, rows in enumerate(global_batches()):
         batch = to_batch(share(rows, worker), case.inputs)
         distributed.table_optimizer.set_learning_rate(1 / (1 + step))
         distributed.table_optimizer.zero_grad()
         dense_optimizer.zero_grad()
-        if isinstance(dense_arch, SearchModel):
-            dense_arch.advance(step)
+        if search is not None:
+            search.advance(step, step, STEPS)
         losses = binary_cross_entropy_with_logits(distributed.model(batch), dense_arch.targets(batch.labels), reduction="none")
         loss = mean_loss(losses.sum(1) if case.inputs.tasks else losses)
-        if isinstance(dense_arch, SearchModel):
-            loss = loss + dense_arch.penalty(distributed.table_optimizer.gate_numbers())
+        if search is not None:
+            loss = loss + search.penalty(distributed.table_optimizer.gate_numbers())
         loss.backward()
         distributed.table_optimizer.step()
         dense_optimizer.step()
@@ -162,7 +167,7 @@ def two_processes(rank: int, port: int, folder: Path) -> None:
 def work(worker: Worker, folder: Path) -> None:
     results = [train(case, worker) for case in CASES]
     start = gather_full_weights(make(COLUMNS, worker)[0].model)
-    distributed, _ = make(COLUMNS, worker)
+    distributed, *_ = make(COLUMNS, worker)
     weights = torch.load(folder / "one.pt")
     load_full_weights(distributed.model, weights)
     again = gather_full_weights(distributed.model)
@@ -208,7 +213,7 @@ def test_rows_are_drawn_alike_whatever_the_plan(worker: Worker, two: dict[str, A
 
 def test_weights_of_one_process_load_into_two_and_back(worker: Worker, one_process: list[Any], two: dict[str, Any]) -> None:
     assert all(torch.equal(one_process[0][0][name], two["again"][name]) for name in two["again"])
-    distributed, _ = make(CASES[0], worker)
+    distributed, *_ = make(CASES[0], worker)
     load_full_weights(distributed.model, two["results"][0][0])
     assert all(torch.equal(w, two["results"][0][0][name]) for name, w in gather_full_weights(distributed.model).items())
 
