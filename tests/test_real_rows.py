@@ -21,10 +21,10 @@ from ctrkit.bundle import open_bundle
 from ctrkit.config import Experiment, load_config
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.prepare import prepare
-from ctrkit.models.registry import ModelInfo, build_search, models
-from ctrkit.schema import IdField, Inputs
+from ctrkit.models.registry import models
 from ctrkit.training.trainer import train
 from pipelines.export import export_run
+from tests.zoo import has_search, takes_unified
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LOG_OF = {"ranking": "criteo", "sequence": "kuairand-history", "multi-task": "kuairand-multitask"}
@@ -36,11 +36,6 @@ EMBEDDINGS: dict[str, tuple[str, ...]] = {
 }
 SETTINGS: dict[str, dict[str, Any]] = {"optfs": {"search_epochs": 2, "l1": 1e-4, "gate_learning_rate": 0.05}}
 """Where a model's defaults take long, or would decide nothing in so few steps."""
-
-
-def has_search(model: ModelInfo) -> bool:
-    fields = tuple(IdField(name=name, rows=5) for name in "ab")
-    return model.kind == "ranking" and build_search(model.name, Inputs(id_fields=fields, numeric_fields=()), 4, {}) is not None
 
 
 @dataclass(frozen=True)
@@ -57,14 +52,14 @@ class Case:
 
 
 ZOO = models()
-WITHOUT_SEARCH = [m for m in ZOO if not has_search(m)]
+BASES = [m.name for m in ZOO if m.kind == "ranking" and not has_search(m.name) and m.name != "deepfm"]
+"""Of OptFS; deepfm is what it takes without being told."""
 CASES = [
     *(Case(m.name, m.kind, embedding) for m in ZOO for embedding in ("tables", "autodis")),
-    *(Case(m.name, m.kind, "unified") for m in WITHOUT_SEARCH if m.kind != "sequence"),
+    *(Case(m.name, m.kind, "unified") for m in ZOO if takes_unified(m.name)),
     *(Case("fgcnn", "ranking", "tables", {"classifier": classifier}) for classifier in ("autoint", "deepfm", "dcnv2")),
-    *(Case("optfs", "ranking", "tables", {"base": m.name}) for m in WITHOUT_SEARCH if m.kind == "ranking" and m.name != "deepfm"),
+    *(Case("optfs", "ranking", "tables", {"base": base}) for base in BASES),
 ]
-"""``deepfm`` is OptFS's default base."""
 
 
 def experiment(case: Case, log: Path, output: Path) -> Experiment:

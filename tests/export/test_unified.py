@@ -23,13 +23,13 @@ from ctrkit.export.twin import Twin
 from ctrkit.export.writer import Trained, write_bundle
 from ctrkit.models.registry import models
 from ctrkit.schema import IdField, Inputs
-from tests.small import small_settings
+from tests.zoo import info_of, small_settings, takes_unified
 
 SALTS = torch.tensor([hash_coefficients(field, k) for field in ("user", "item") for k in range(2)]).T.contiguous()
 TABLE_ROWS = 100_003
 
-MODELS = [m.name for m in models() if m.kind == "ranking" and m.name != "optfs"]
-EACH_GROUP = ("ffm", "fgcnn", "fm", "lr")
+MODELS = [m.name for m in models() if takes_unified(m.name)]
+EACH_GROUP = ("ffm", "fgcnn", "fm", "lr", "mmoe")
 """A model of every kind of group; exporting takes seconds, the others are slow tests."""
 
 
@@ -58,13 +58,14 @@ def test_onnx_hashes_any_id_as_torch_does(session: Any, ids: list[int]) -> None:
 def unified_model(trained: Callable[..., Trained], model: str) -> Trained:
     """With look-ups of another number for a bag and for a single value."""
     unified = UnifiedEmbedding(rows=40, dim=4, lookups=2, feature_lookups={"tags": 3, "site": 1}, optimizer="sgd", init_std=0.5)
-    return trained(model, unified=unified, **small_settings(model))
+    label = {"first": "click", "second": "buy"} if info_of(model).kind == "multi-task" else "click"
+    return trained(model, embedding=unified, label=label, **small_settings(model))
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_twin_of_every_model_predicts_what_it_does(model: str, trained: Callable[..., Trained]) -> None:
     whole = unified_model(trained, model)
-    inputs, encoded = whole.transforms.inputs, whole.transforms.encode(whole.golden)
+    inputs, encoded = whole.inputs, whole.transforms.encode(whole.golden)
     twin = Twin(inputs, whole.tables, whole.dense_arch).eval()
     with torch.no_grad():
         rebuilt = twin(to_tensors(encoded, inputs)).numpy()
@@ -79,7 +80,7 @@ def test_every_model_exports_what_it_was_trained_as(model: str, tmp_path: Path, 
 
 
 def test_a_shared_table_is_looked_up_once_and_once_a_bag(tmp_path: Path, trained: Callable[..., Trained]) -> None:
-    model = trained("fm", unified=UnifiedEmbedding(rows=40, dim=4, lookups=2, optimizer="sgd"))
+    model = trained("fm", embedding=UnifiedEmbedding(rows=40, dim=4, lookups=2, optimizer="sgd"))
     twin = Twin(model.transforms.inputs, model.tables, model.dense_arch)
     write_model(tmp_path, twin, model.transforms.onnx_graph(), name="m", version=1, external_bytes=1e9)
     graph = onnx.load(tmp_path / MODEL_FILE).graph

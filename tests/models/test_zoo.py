@@ -16,7 +16,7 @@ from ctrkit.errors import CtrkitError
 from ctrkit.models.base import RankingModel
 from ctrkit.models.registry import build, models
 from ctrkit.schema import IdField, Inputs
-from tests.small import small_settings
+from tests.zoo import info_of, small_settings
 
 DIM = 4
 ID_FIELDS = 5
@@ -38,9 +38,8 @@ class Case:
         return " ".join([self.model, *(f"{key}={value}" for key, value in self.settings.items()), *numeric])
 
     def build(self, inputs: Inputs = INPUTS, dim: int = DIM, seed: int = 0) -> RankingModel:
-        (info,) = (m for m in models() if m.name == self.model)
         torch.manual_seed(seed)
-        if info.kind == "multi-task":
+        if info_of(self.model).kind == "multi-task":
             inputs = inputs.model_copy(update={"tasks": TASKS})
         return build(self.model, inputs, dim, small_settings(self.model) | self.settings, self.numeric)
 

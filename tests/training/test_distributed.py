@@ -20,7 +20,7 @@ from ctrkit.models.registry import build_for, build_search, models
 from ctrkit.models.search import Search
 from ctrkit.schema import IdField, Inputs
 from ctrkit.training.distributed import Distributed, Worker, distribute, gather_full_weights, load_full_weights, mean_loss, process_group
-from tests.small import small_settings
+from tests.zoo import has_search, info_of, small_settings
 
 INPUTS = Inputs(
     id_fields=(
@@ -32,7 +32,6 @@ INPUTS = Inputs(
     ),
     numeric_fields=("x", "y"),
 )
-WITHOUT_SEQUENCE = INPUTS.model_copy(update={"id_fields": INPUTS.tables})
 BATCH = 40
 STEPS = 6
 TASKS = ("first", "second")
@@ -50,19 +49,12 @@ class Case:
 
     @property
     def inputs(self) -> Inputs:
-        (info,) = (m for m in models() if m.name == self.model)
-        inputs = INPUTS.model_copy(update={"tasks": TASKS}) if info.kind == "multi-task" else INPUTS
+        inputs = INPUTS.model_copy(update={"tasks": TASKS}) if info_of(self.model).kind == "multi-task" else INPUTS
         return inputs.model_copy(update={"id_fields": INPUTS.tables}) if has_search(self.model) else inputs
 
     def __str__(self) -> str:
         e = self.embedding
         return "-".join([self.model, e.kind, self.sharding, e.optimizer, e.l2_rows, *(["search"] if self.search else [])])
-
-
-def has_search(model: str) -> bool:
-    """Such a model takes no sequences."""
-    (info,) = (m for m in models() if m.name == model)
-    return info.kind == "ranking" and build_search(model, WITHOUT_SEQUENCE, 8, {}) is not None
 
 
 SEARCH = {"base": "deepfm", "base_settings": {"hidden": [16]}, "l1": 1e-3, "gate_learning_rate": 0.1, "search_epochs": STEPS}
