@@ -48,7 +48,7 @@ def prepare(experiment: Experiment, out_dir: Path | None = None, *, progress: Pr
         progress: told how far it is.
 
     Raises:
-        CtrkitError: anything wrong with the log, with its file, row and column; an empty split; a full disk.
+        CtrkitError: anything wrong with the log, with its file, row and column; an empty split; an output that cannot be written.
     """
     started = time.perf_counter()
     columns = Columns(experiment)
@@ -56,7 +56,7 @@ def prepare(experiment: Experiment, out_dir: Path | None = None, *, progress: Pr
     unfinished = out_dir.with_name(f"{out_dir.name}.partial-{os.getpid()}")
     try:
         _remove_stale(out_dir.parent)
-        unfinished.mkdir(parents=True)
+        _make(unfinished)
         about = _write(experiment, columns, unfinished, progress or (lambda stage, done, total: None))
         seconds = time.perf_counter() - started
         about["profile"]["preparation"] = {
@@ -244,6 +244,15 @@ class _Golden:
     def write(self, file: Path, scratch: Scratch) -> None:
         texts = [pl.lit(dictionary.texts()).gather(pl.col(name)).alias(name) for name, dictionary in scratch.dictionaries.items()]
         pl.concat(self._frames).with_columns(texts).write_parquet(file)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise CtrkitError(
+            f"the dataset's folder '{folder.parent}' cannot be made: {error.strerror}", "Set output to a folder that can be written"
+        ) from error
 
 
 def _remove_stale(folder: Path) -> None:

@@ -149,8 +149,8 @@ def _choose_run(experiment: Experiment, dataset: Dataset, run_dir: Path | None, 
     if not resume:
         return create_run(experiment, dataset, run_dir)
     folder = run_dir or find_unfinished(experiment)
+    check_same_training(folder, experiment, dataset)
     if read_result(folder) is None:
-        check_same_training(folder, experiment, dataset)
         write_config(folder, experiment)
     return folder
 

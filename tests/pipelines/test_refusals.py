@@ -115,6 +115,19 @@ def test_settings_that_do_not_go_together(
     assert message in refusal(ctrkit, config(*features), *settings, verb=verb)
 
 
+def test_an_output_that_cannot_be_written(config: Callable[..., Path], ctrkit: Callable[..., Any]) -> None:
+    path = config("user", "item")
+    for verb in ("prepare", "train"):
+        assert "cannot be made" in refusal(ctrkit, path, f"output={path}", verb=verb)
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_a_file_of_a_split_that_is_not_there(split: str, config: Callable[..., Path], ctrkit: Callable[..., Any]) -> None:
+    path = config("user", "item")
+    files = {name: f"{path.parent}/log.csv" for name in ("train", "valid", "test")} | {split: "nothing.csv"}
+    assert f"no file at 'nothing.csv'. Check data.{split}" in refusal(ctrkit, path, f"data={files}", verb="validate")
+
+
 @pytest.mark.parametrize("info", ZOO, ids=lambda info: info.name)
 def test_fields_and_labels_that_a_model_cannot_work_on(info: ModelInfo, config: Callable[..., Path], ctrkit: Callable[..., Any]) -> None:
     name, whole = f"model.name={info.name}", config_for(info.name, config).read_text()

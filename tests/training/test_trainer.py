@@ -189,6 +189,8 @@ def test_a_finished_run_is_left_as_it_is(experiment: Make, dataset: Dataset, uni
     before = (uninterrupted.run / "metrics.jsonl").stat().st_mtime_ns
     assert run(experiment(), dataset, run_dir=uninterrupted.run, resume=True)[0] == uninterrupted
     assert (uninterrupted.run / "metrics.jsonl").stat().st_mtime_ns == before
+    with pytest.raises(CtrkitError, match="cannot be resumed with another model"):
+        run(experiment(model={"name": "lr"}), dataset, run_dir=uninterrupted.run, resume=True)
 
 
 def test_what_cannot_be_resumed_says_why(experiment: Make, dataset: Dataset) -> None:
@@ -200,6 +202,13 @@ def test_what_cannot_be_resumed_says_why(experiment: Make, dataset: Dataset) -> 
         run(experiment(batch_size=64), dataset, resume=True)
     with pytest.raises(CtrkitError, match="not empty"):
         run(experiment(), dataset, run_dir=Path(experiment().output) / "runs" / "tiny-dnn-1")
+
+
+def test_a_run_folder_that_cannot_be_made_is_one_clear_error(experiment: Make, dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(CtrkitError, match="cannot be made"):
+            run(experiment(), dataset, run_dir=place)
 
 
 def test_steps_limit_and_warm_up(experiment: Make, dataset: Dataset) -> None:
