@@ -511,8 +511,9 @@ def explain(error: ValidationError, root: type[BaseModel], tree: object = None) 
         elif finding["type"] in ("model_type", "model_attributes_type"):
             lines.append(f"'{where}' is a group of settings, not {finding['input']!r}: give its keys below it")
         elif finding["type"] == "union_tag_invalid":
-            tags = re.findall(r"'([^']*)'", finding["ctx"]["expected_tags"])
-            lines.append(f"{where}: unknown kind '{finding['ctx']['tag']}'. {nearest(finding['ctx']['tag'], tags)}")
+            context = finding.get("ctx", {})
+            tags = re.findall(r"'([^']*)'", context["expected_tags"])
+            lines.append(f"{where}: unknown kind '{context['tag']}'. {nearest(context['tag'], tags)}")
         else:
             message = finding["msg"].removeprefix("Value error, ").replace("Tuple", "List").replace("a valid tuple", "a list")
             given = f", not {finding['input']!r}" if isinstance(finding["input"], str | int | float | bool) else ""
