@@ -34,7 +34,10 @@ EMBEDDINGS: dict[str, tuple[str, ...]] = {
     "autodis": ("embedding.numeric=autodis",),
     "unified": ("embedding.kind=unified", "embedding.rows=50000", "embedding.lookups=2"),
 }
-SETTINGS: dict[str, dict[str, Any]] = {"optfs": {"search_epochs": 2, "l1": 1e-4, "gate_learning_rate": 0.05}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "optfs": {"search_epochs": 2, "l1": 1e-4, "gate_learning_rate": 0.05},
+    "optinter": {"search_epochs": 1, "min_count": 5, "choice_learning_rate": 0.2},
+}
 """Where a model's defaults take long, or would decide nothing in so few steps."""
 
 
@@ -58,6 +61,7 @@ CASES = [
     *(Case(m.name, m.kind, embedding) for m in ZOO for embedding in ("tables", "autodis")),
     *(Case(m.name, m.kind, "unified") for m in ZOO if takes_unified(m.name)),
     *(Case("fgcnn", "ranking", "tables", {"classifier": classifier}) for classifier in ("autoint", "deepfm", "dcnv2")),
+    Case("optinter", "ranking", "tables", {"method": "memorised"}),
     *(Case("optfs", "ranking", "tables", {"base": base}) for base in BASES),
 ]
 
