@@ -64,6 +64,10 @@ class Report:
         )
         self._console.print(line + ("  best" if best else ""), highlight=False, soft_wrap=True)
 
+    def stopped_early(self, waited: int, monitor: str) -> None:
+        evaluations = "1 evaluation" if waited == 1 else f"{waited} evaluations"
+        self._console.print(f"Stopped: {monitor} did not improve in {evaluations} (training.patience)", highlight=False, soft_wrap=True)
+
     def warn(self, message: str) -> None:
         self._console.print(f"Warning: {message}", style="yellow", highlight=False, soft_wrap=True)
 

@@ -287,6 +287,8 @@ class _Trainer:
                     break
         if progress.best_step is None and self.stops_early:  # resumed with fewer steps than were done, before the first evaluation
             self._evaluate(math.nan)
+        if progress.step < self.total_steps:
+            self.report.stopped_early(progress.waited, self.settings.monitor)
 
     def _done(self) -> bool:
         stopped = self.stops_early and self.progress.waited >= self.settings.patience

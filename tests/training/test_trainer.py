@@ -109,7 +109,8 @@ def test_the_same_seed_gives_the_same_bits(experiment: Make, dataset: Dataset, u
 
 def test_the_best_weights_are_kept_and_scored(experiment: Make, dataset: Dataset) -> None:
     """Overfitting at once: the best is far from the last."""
-    result, _ = run(experiment(epochs=9, patience=3, embedding={"learning_rate": 1.0}, learning_rate=0.05), dataset)
+    result, shown = run(experiment(epochs=9, patience=3, embedding={"learning_rate": 1.0}, learning_rate=0.05), dataset)
+    assert "Stopped: auc-logloss did not improve in 3 evaluations (training.patience)" in shown
     valid = records(result, "valid")
     best = max(valid, key=lambda r: r["auc"] - r["logloss"])
     assert best["epoch"] == result.best_epoch < result.epochs
@@ -181,7 +182,8 @@ def test_every_optimizer_resumes_bit_for_bit(experiment: Make, dataset: Dataset,
 def test_resumed_with_fewer_steps_than_were_done_it_stops(experiment: Make, dataset: Dataset) -> None:
     with killed_at("trainer.clip_grad_norm_", 10):
         run(experiment(checkpoint_every=4), dataset)
-    result, _ = run(experiment(steps=6), dataset, resume=True)
+    result, shown = run(experiment(steps=6), dataset, resume=True)
+    assert "Stopped" not in shown, "it has all its steps"
     assert [r["step"] for r in records(result, "valid")] == [8] and result.epochs == 1
 
 
