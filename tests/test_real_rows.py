@@ -24,7 +24,7 @@ from ctrkit.data.prepare import prepare
 from ctrkit.models.registry import models
 from ctrkit.training.trainer import train
 from pipelines.export import export_run
-from tests.zoo import has_search, takes_unified
+from tests.zoo import has_search
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LOG_OF = {"ranking": "criteo", "sequence": "kuairand-history", "multi-task": "kuairand-multitask"}
@@ -59,7 +59,7 @@ BASES = [m.name for m in ZOO if m.kind == "ranking" and not has_search(m.name) a
 """Of OptFS; deepfm is what it takes without being told."""
 CASES = [
     *(Case(m.name, m.kind, embedding) for m in ZOO for embedding in ("tables", "autodis")),
-    *(Case(m.name, m.kind, "unified") for m in ZOO if takes_unified(m.name)),
+    *(Case(m.name, m.kind, "unified") for m in ZOO if not has_search(m.name)),
     *(Case("fgcnn", "ranking", "tables", {"classifier": classifier}) for classifier in ("autoint", "deepfm", "dcnv2")),
     Case("optinter", "ranking", "tables", {"method": "memorised"}),
     *(Case("optfs", "ranking", "tables", {"base": base}) for base in BASES),

@@ -31,12 +31,7 @@ def small_settings(model: str) -> dict[str, Any]:
 
 
 def has_search(model: str) -> bool:
-    """Whether a search decides on its form."""
+    """Whether a search decides on its form. Such a model takes no unified embedding."""
     fields = tuple(IdField(name=name, rows=5) for name in "ab")
     inputs = Inputs(id_fields=fields, numeric_fields=())
     return info_of(model).kind == "ranking" and build_search(model, inputs, 4, {}) is not None
-
-
-def takes_unified(model: str) -> bool:
-    """Whether it can do with a unified embedding: if it neither attends to sequences nor has a search."""
-    return info_of(model).kind != "sequence" and not has_search(model)

@@ -18,7 +18,7 @@ from ctrkit.models.base import CTRModel, RankingModel
 from ctrkit.models.registry import build_for, models
 from ctrkit.schema import IdField, Inputs, Settings
 from ctrkit.training.distributed import Distributed, Worker, distribute, gather_full_weights, process_group
-from tests.zoo import info_of, takes_unified
+from tests.zoo import has_search, info_of
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 INPUTS = Inputs(
@@ -112,7 +112,7 @@ def worker() -> Iterator[Worker]:
 def make(settings: UnifiedEmbedding, worker: Worker) -> tuple[Distributed, Recorder]:
     torch.manual_seed(0)
     recorder = Recorder()
-    recorder.join = JoinLookups(plan_lookups(INPUTS, recorder.groups(settings.width), settings))
+    recorder.join = JoinLookups(INPUTS, plan_lookups(INPUTS, recorder.groups(settings.width), settings))
     return distribute(CTRModel(recorder, settings), settings, worker, seed=0), recorder
 
 
@@ -176,7 +176,7 @@ def test_a_row_learns_from_every_field_that_falls_on_it(worker: Worker, l2: floa
     assert not after[0].any()
 
 
-@pytest.mark.parametrize("name", [m.name for m in models() if takes_unified(m.name)])
+@pytest.mark.parametrize("name", [m.name for m in models() if m.kind != "sequence" and not has_search(m.name)])
 def test_every_model_trains_and_has_rows_times_width_parameters_whatever_the_fields(name: str, worker: Worker) -> None:
     settings = UnifiedEmbedding(rows=90, dim=4, lookups=3, feature_lookups={"user": 1}, optimizer="sgd", init_std=0.5)
     tasks = ("first", "second") if info_of(name).kind == "multi-task" else ()
@@ -204,3 +204,53 @@ def test_another_number_of_lookups_costs_its_projection_alone() -> None:
         for f in ({}, {"user": 5})
     )
     assert wider - plain == (5 * 4) * (2 * 4)
+
+
+def test_a_sequence_by_place_is_hashed_as_its_target_is(worker: Worker) -> None:
+    """Zeros in front of a shorter history, each place's look-ups side by side, and a field of other look-ups projected."""
+    inputs = Inputs(
+        id_fields=(
+            IdField(name="seen", rows=9, multi_valued=True, of="item", length=3),
+            IdField(name="item", rows=9),
+            IdField(name="user", rows=5),
+        ),
+        numeric_fields=(),
+    )
+    rows = [([1, 2], [2], [1]), ([], [1], [2]), ([3, 8, 3], [3], [4])]
+    settings = UnifiedEmbedding(rows=40, dim=2, lookups=2, feature_lookups={"user": 1, "item": 3}, init_std=1.0)
+
+    class ByPlace(Recorder):
+        def __init__(self) -> None:
+            RankingModel.__init__(self, inputs, 4, Settings())
+            self.weight, self.seen = torch.nn.Parameter(torch.ones(())), {}
+
+        def groups(self, dim: int) -> tuple[Group, ...]:
+            return (Group("embedding", dim, unpooled=True), Group("linear", 1))
+
+    recorder = ByPlace()
+    recorder.join = JoinLookups(inputs, plan_lookups(inputs, recorder.groups(settings.width), settings))
+    distributed = distribute(CTRModel(recorder, settings), settings, worker, seed=1)
+    bags = [row[f] for f in range(3) for row in rows]
+    values = torch.tensor([i for bag in bags for i in bag], dtype=torch.int64)
+    lengths = torch.tensor([len(bag) for bag in bags], dtype=torch.int32)
+    sparse = KeyedJaggedTensor(keys=["seen", "item", "user"], values=values, lengths=lengths)
+    distributed.model(Batch(sparse, torch.zeros(3, 0), torch.zeros(3)))
+
+    weights = gather_full_weights(distributed.model)
+    table = weights["embedding/shared"]
+
+    def vectors(field: str, ids: Tensor, lookups: int) -> Tensor:
+        salts = torch.tensor([hash_coefficients(field, k) for k in range(lookups)]).T
+        found = [table[hash_ids(ids, salts[:, k], 40)] for k in range(lookups)]
+        return torch.cat(found, dim=-1)
+
+    projections = recorder.join.projections["embedding"].odd
+    padded = torch.tensor([[0, 1, 2], [0, 0, 0], [3, 8, 3]])
+    expected = projections["1"].weight
+    places = vectors("item", padded, 3) @ projections["0"].weight.T
+    torch.testing.assert_close(recorder.seen["embedding/seen"], places * (padded != 0).unsqueeze(2))
+    item = vectors("item", torch.tensor([2, 1, 3]), 3) @ expected.T
+    user = vectors("user", torch.tensor([1, 2, 4]), 1) @ projections["2"].weight.T
+    torch.testing.assert_close(recorder.seen["embedding"], torch.stack([item, user], dim=1))
+    assert recorder.seen["mask/seen"].tolist() == (padded != 0).tolist()
+    assert recorder.seen["linear"].shape == (3, 3, 1)
