@@ -61,7 +61,7 @@ def experiment(folder: Path, output: Path, **model: Any) -> Experiment:
                 "pair_dim": 2,
                 "min_count": 5,
                 "tail_buckets": 4,
-                "choice_learning_rate": 0.03,
+                "search_epochs": 3,
                 **model,
             },
             "embedding": {"dim": 2, "learning_rate": 0.1},
