@@ -13,7 +13,7 @@ from ctrkit.layers.activation_unit import ActivationUnit
 from ctrkit.layers.dice import Dice
 from ctrkit.layers.transformer import TransformerLayer
 from ctrkit.models.base import RankingModel
-from ctrkit.models.registry import build
+from ctrkit.models.registry import build, models
 from ctrkit.schema import IdField, Inputs
 
 DIM, LENGTH, ROWS = 4, 5, 6
@@ -33,6 +33,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("bst", {"hidden": (8, 6)}),
     ("bst", {"hidden": (8,), "layers": 2, "heads": 4, "dropout": 0.1}),
 ]
+assert {name for name, _ in CASES} == {m.name for m in models() if m.kind == "sequence"}, "every model of histories is tested here"
 each_case = pytest.mark.parametrize("name,settings", CASES, ids=[f"{n} {s}" for n, s in CASES])
 
 
