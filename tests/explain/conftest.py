@@ -27,7 +27,7 @@ OF_HISTORIES = [
 ]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def without_pictures_of_training() -> Iterator[None]:
     """They take as long to draw as these runs to train."""
     with pytest.MonkeyPatch.context() as patch:

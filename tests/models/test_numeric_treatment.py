@@ -94,7 +94,7 @@ def test_it_is_a_word_or_a_group_of_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "override,message",
     [
-        ("embedding.numeric=buckets", "'scale', 'autodis'"),
+        ("embedding.numeric=buckets", "Known: autodis, scale"),
         ("embedding.numeric.temperature=0", "embedding.numeric.temperature"),
         ("embedding.numeric.temprature=1", "Did you mean 'temperature'"),
     ],

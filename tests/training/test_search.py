@@ -231,7 +231,7 @@ def test_resumed_after_a_kill_in_either_stage_it_is_the_same_run(
         "searching": (trainer, "clip_grad_norm_", STEPS + 9),
         "rewinding": (trainer, "save_rewind", 1),
         "deciding": (trainer, "save_found", 1),
-        "between": (trainer, "_build", 2),
+        "between": (trainer, "_build", 1),
         "retraining": (trainer, "clip_grad_norm_", search_steps + 8),
     }
     for number, place in enumerate(list(places.values())[: 1 if embedding else None]):
