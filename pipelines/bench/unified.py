@@ -20,7 +20,6 @@ budget and scheme apart.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, pstdev
 from typing import Any
 
 from ctrkit.config import Embedding, Experiment, UnifiedEmbedding, load_config, to_yaml
@@ -29,7 +28,8 @@ from ctrkit.data.prepare import prepare
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Feature, Hash, Kind, Vocabulary
 from pipelines.bench.budgets import LEAST_ROWS, equal_caps, in_proportion
-from pipelines.bench.models import Trial, grid_points, read_trials, run_trial, score
+from pipelines.bench.report import HEADER, averages, cells, write_markdown
+from pipelines.bench.trials import Trials, grid_points, settings_of_models
 
 MANY_BUCKETS = 2**31 - 1
 
@@ -103,32 +103,17 @@ def bench_unified(
     Returns:
         One row a budget and scheme.
     """
-    from ctrkit.models.registry import models
-
     base = load_config(config, overrides)
     model = base.model.name
-    settings_of = {info.name: {setting.name for setting in info.settings} for info in models()}
-    if model not in settings_of:
-        raise CtrkitError(f"no model named '{model}'", f"Choose from: {', '.join(settings_of)}")
+    points = grid_points(grid, settings_of_models([model])[model])
     found = schemes(base, _rows_needed(base), budgets, lookups)
-    out.mkdir(parents=True, exist_ok=True)
+    trials = Trials(out, say)
     for scheme in found:
         _write_config(scheme, out)
-    results = read_trials(out / "results.jsonl")
     rows = []
     for scheme in found:
-        path = str(out / scheme.file)
-        tried = [
-            (score(result, base.training.monitor), settings)
-            for settings in grid_points(grid, settings_of[model])
-            if (result := run_trial(Trial(path, model, settings, 1), results, out, say))
-        ]
-        if not tried:
-            say(f"{scheme.name} {scheme.budget}: every trial failed, see the messages above")
-            continue
-        best = max(tried)[1]
-        runs = [run_trial(Trial(path, model, best, seed), results, out, say) for seed in range(1, seeds + 1)]
-        rows.append(_row(scheme, best, [run for run in runs if run]))
+        if measured := trials.measure(str(out / scheme.file), model, points, seeds, base.training.monitor):
+            rows.append({"scheme": scheme.name, "budget": scheme.budget, **averages(*measured)})
     _report(rows, base.name, model, out)
     return rows
 
@@ -158,45 +143,16 @@ def _write_config(scheme: Scheme, out: Path) -> None:
     path.write_text(text, encoding="utf8")
 
 
-def _row(scheme: Scheme, settings: tuple[str, ...], runs: list[dict[str, Any]]) -> dict[str, Any]:
-    auc, logloss = ([run["test"][metric] for run in runs] for metric in ("auc", "logloss"))
-    return {
-        "scheme": scheme.name,
-        "budget": scheme.budget,
-        "params": runs[0]["params"],
-        "auc": mean(auc),
-        "auc_std": pstdev(auc),
-        "logloss": mean(logloss),
-        "logloss_std": pstdev(logloss),
-        "valid_auc": mean(run["valid"]["auc"] for run in runs),
-        "seeds": len(runs),
-        "samples_per_s": round(mean(run["samples_per_s"] for run in runs)),
-        "settings": " ".join(settings),
-    }
-
-
 def _report(rows: list[dict[str, Any]], data: str, model: str, out: Path) -> None:
     import polars as pl
 
     if not rows:
         return
     pl.DataFrame(rows).write_parquet(out / "table.parquet")
-    header = ["rows", "scheme", "parameters", "test AUC", "logloss", "seeds", "samples/s", "chosen settings"]
-    cells = [
-        [
-            f"{row['budget']:,}" if row["budget"] else "-",
-            row["scheme"],
-            f"{row['params']:,}",
-            f"{row['auc']:.4f} ± {row['auc_std']:.4f}",
-            f"{row['logloss']:.4f} ± {row['logloss_std']:.4f}",
-            str(row["seeds"]),
-            f"{row['samples_per_s']:,}",
-            row["settings"],
-        ]
-        for row in sorted(rows, key=lambda row: row["budget"])
+    table = [
+        [f"{row['budget']:,}" if row["budget"] else "-", row["scheme"], *cells(row)] for row in sorted(rows, key=lambda row: row["budget"])
     ]
-    lines = [header, ["---"] * len(header), *cells]
-    (out / "table.md").write_text("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n", encoding="utf8")
+    write_markdown(["rows", "scheme", *HEADER], table, out / "table.md")
     _plot(rows, f"{model} on {data}", out / "pareto.png")
 
 
