@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from ctrkit.embeddings.unified import UnifiedTables
 from ctrkit.errors import CtrkitError
 from ctrkit.layers.gate import ContinuousGate
 from ctrkit.schema import Inputs
+
+if TYPE_CHECKING:
+    from ctrkit.models.search import Search
 
 Decision = dict[str, Tensor]
 """What a search found out, to build the model of that form again; each model's docstring says what is in it."""
@@ -71,8 +74,8 @@ class RankingModel(nn.Module):
         self.gate = None
 
     @classmethod
-    def search(cls, inputs: Inputs, dim: int, settings: Any) -> SearchModel | None:
-        """The model whose training decides on this one's form; None for a model that has one form only."""
+    def search(cls, inputs: Inputs, dim: int, settings: Any) -> Search | None:
+        """What decides on this model's form; None for a model that has one form only."""
         return None
 
     def describe(self) -> dict[str, Any] | None:
@@ -118,41 +121,6 @@ def with_sequences(model: str, inputs: Inputs) -> tuple[Inputs, tuple[int, ...]]
         )
     fields = [field.name for field in inputs.tables]
     return inputs.model_copy(update={"id_fields": inputs.tables}), tuple(fields.index(s.table) for s in inputs.sequences)
-
-
-class SearchModel(RankingModel):
-    """A model that is trained first, to decide on the form of the one that is trained after it.
-
-    Attributes:
-        epochs: that the search takes.
-        rewind_epoch: the other model starts from the weights after so many epochs of the search; None: it starts anew.
-        learning_rate: of what decides.
-        deciding: the parameters of the dense arch that decide. No weight decay pulls at them, nor at gates.
-    """
-
-    epochs: int
-    rewind_epoch: int | None
-    learning_rate: float
-    deciding: Sequence[nn.Parameter]
-
-    def advance(self, epoch: int) -> None:
-        """Told before each step which epoch it belongs to, from 0."""
-
-    def penalty(self, gates: Sequence[Tensor]) -> Tensor:
-        """What is added to the loss of a step.
-
-        Args:
-            gates: all gates' numbers that this process holds, each tensor ``[any]``.
-        """
-        raise NotImplementedError
-
-    def decide(self, weights: Mapping[str, Any]) -> Decision:
-        """The decision after the last epoch, from the weights as ``ctrkit.training.run.load_run`` has them."""
-        raise NotImplementedError
-
-    def rewound(self, weights: Mapping[str, Any], decision: Decision) -> dict[str, Any]:
-        """The other model's ``dense_arch`` and ``tables`` to start from, out of the search's weights at ``rewind_epoch``."""
-        raise NotImplementedError
 
 
 def at_least_two_fields(model: str, inputs: Inputs) -> int:

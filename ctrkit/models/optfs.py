@@ -26,8 +26,9 @@ from ctrkit.embeddings.selection import Selection
 from ctrkit.embeddings.tables import Group
 from ctrkit.errors import CtrkitError
 from ctrkit.layers.gate import ContinuousGate, FixedGates, LearnedGates, gate_numeric
-from ctrkit.models.base import Decision, RankingModel, SearchModel
+from ctrkit.models.base import Decision, RankingModel
 from ctrkit.models.registry import build, build_search, check_settings, register
+from ctrkit.models.search import Search
 from ctrkit.schema import PADDING_ID, Inputs
 
 START = 0.5
@@ -75,7 +76,7 @@ class OptFS(RankingModel):
         gate_numeric(self.base, self.numeric_gates)
 
     @classmethod
-    def search(cls, inputs: Inputs, dim: int, settings: OptFSSettings) -> SearchModel:
+    def search(cls, inputs: Inputs, dim: int, settings: OptFSSettings) -> Search:
         return OptFSSearch(inputs, dim, settings)
 
     def describe(self) -> dict[str, Any] | None:
@@ -100,18 +101,16 @@ class OptFS(RankingModel):
         return self.base(embeddings, dense)
 
 
-class OptFSSearch(SearchModel):
-    """The search: the tables multiply by the gates, see ``ctrkit.embeddings.tables``; the numeric fields' are here."""
+class Gated(RankingModel):
+    """The base under gates: the tables multiply by those of ids, see ``ctrkit.embeddings.gated``; the numeric fields' are here."""
+
+    gate: ContinuousGate
 
     def __init__(self, inputs: Inputs, dim: int, settings: OptFSSettings) -> None:
         super().__init__(inputs, dim, settings)
-        s = settings
-        self.epochs, self.rewind_epoch, self.learning_rate = s.search_epochs, s.rewind_epoch, s.gate_learning_rate
-        self.final_temperature, self.l1 = s.temperature, s.l1
-        self.base = _base(inputs, dim, s)
-        self.gate = gate = ContinuousGate(START)
-        self.numeric_gates = LearnedGates(len(inputs.numeric_fields), START, gate) if inputs.numeric_fields else None
-        self.deciding = list(self.numeric_gates.parameters()) if self.numeric_gates is not None else []
+        self.base = _base(inputs, dim, settings)
+        self.gate = ContinuousGate(START)
+        self.numeric_gates = LearnedGates(len(inputs.numeric_fields), START, self.gate) if inputs.numeric_fields else None
         if self.numeric_gates is not None:
             gate_numeric(self.base, self.numeric_gates)
 
@@ -121,29 +120,36 @@ class OptFSSearch(SearchModel):
     def forward(self, embeddings: dict[str, Tensor], dense: Tensor) -> Tensor:
         return self.base(embeddings, dense)
 
-    def advance(self, epoch: int) -> None:
-        assert self.gate is not None
-        self.gate.temperature.fill_(self.final_temperature ** (epoch / (self.epochs - 1)))
+
+class OptFSSearch(Search):
+    def __init__(self, inputs: Inputs, dim: int, settings: OptFSSettings) -> None:
+        s = settings
+        self.gated = gated = Gated(inputs, dim, s)
+        deciding = list(gated.numeric_gates.parameters()) if gated.numeric_gates is not None else []
+        super().__init__(gated, s.search_epochs, s.rewind_epoch, s.gate_learning_rate, deciding)
+        self.final_temperature, self.l1 = s.temperature, s.l1
+
+    def advance(self, epoch: int, step: int, steps: int) -> None:
+        self.gated.gate.temperature.fill_(self.final_temperature ** (epoch / (self.epochs - 1)))
 
     def penalty(self, gates: Sequence[Tensor]) -> Tensor:
-        assert self.gate is not None
-        own = [self.numeric_gates.c] if self.numeric_gates is not None else []
-        terms = [torch.sigmoid(self.gate.temperature * c).sum() for c in [*gates, *own]]
+        terms = [torch.sigmoid(self.gated.gate.temperature * c).sum() for c in [*gates, *self.deciding]]
         return self.l1 * torch.stack(terms).sum()
 
     def decide(self, weights: Mapping[str, Any]) -> Decision:
-        decision = {f.name: weights["tables"][f"{GATE}/{f.name}"][:, 0] > 0 for f in self.inputs.id_fields}
+        inputs = self.model.inputs
+        decision = {f.name: weights["tables"][f"{GATE}/{f.name}"][:, 0] > 0 for f in inputs.id_fields}
         for mask in decision.values():
             mask[PADDING_ID] = False
-        if self.numeric_gates is not None:
+        if self.gated.numeric_gates is not None:
             numbers = weights["dense_arch"]["numeric_gates.c"] > 0
-            decision |= dict(zip(self.inputs.numeric_fields, numbers, strict=True))
+            decision |= dict(zip(inputs.numeric_fields, numbers, strict=True))
         if not any(mask.any() for mask in decision.values()):
             raise CtrkitError("model 'optfs' keeps no feature value at all", "Lower its l1, or its gate_learning_rate")
         return decision
 
     def rewound(self, weights: Mapping[str, Any], decision: Decision) -> dict[str, Any]:
-        selection = Selection(self.inputs, decision)
+        selection = Selection(self.model.inputs, decision)
         tables = {
             name: selection.shrink(name.partition("/")[2], t) for name, t in weights["tables"].items() if not name.startswith(f"{GATE}/")
         }

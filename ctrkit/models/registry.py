@@ -14,7 +14,8 @@ from ctrkit.config import AnyEmbedding, AutoDis, Embedding, Numeric, UnifiedEmbe
 from ctrkit.embeddings.unified import JoinLookups, plan_lookups
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.layers import numeric as numeric_layers
-from ctrkit.models.base import Decision, RankingModel, SearchModel
+from ctrkit.models.base import Decision, RankingModel
+from ctrkit.models.search import Search
 from ctrkit.schema import Inputs
 
 
@@ -46,7 +47,6 @@ class _Entry:
 
 _ENTRIES: dict[str, _Entry] = {}
 M = TypeVar("M", bound=type[RankingModel])
-R = TypeVar("R", bound=RankingModel)
 
 
 def register(name: str, *, kind: str, paper: str) -> Callable[[M], M]:
@@ -88,14 +88,16 @@ def build(
     return _with_numeric(model(inputs, dim, checked, **decided), numeric)
 
 
-def build_search(name: str, inputs: Inputs, dim: int, settings: dict[str, Any], numeric: Numeric | None = None) -> SearchModel | None:
-    """The model that decides on the form of this one, with fresh weights; None if it has one form only. Raises as ``build``."""
+def build_search(name: str, inputs: Inputs, dim: int, settings: dict[str, Any], numeric: Numeric | None = None) -> Search | None:
+    """What decides on the form of this model, with fresh weights; None if it has one form only. Raises as ``build``."""
     model, checked = _checked(name, settings)
     search = model.search(inputs, dim, checked)
-    return None if search is None else _with_numeric(search, numeric)
+    if search is not None:
+        _with_numeric(search.model, numeric)
+    return search
 
 
-def _with_numeric(model: R, numeric: Numeric | None) -> R:
+def _with_numeric(model: RankingModel, numeric: Numeric | None) -> RankingModel:
     if isinstance(numeric, AutoDis):
         numeric_layers.replace_numeric(model, partial(numeric_layers.AutoDis, **numeric.model_dump(exclude={"kind"})))
     return model

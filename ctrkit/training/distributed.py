@@ -32,7 +32,7 @@ from torchrec.optim import SGD, Adagrad, RowWiseAdagrad
 from ctrkit.config import Embedding
 from ctrkit.embeddings.tables import WIDTH_UNIT, Tables, average_rows
 from ctrkit.errors import CtrkitError
-from ctrkit.models.base import CTRModel, SearchModel
+from ctrkit.models.base import CTRModel
 
 _SHARDERS = cast(Any, [EmbeddingBagCollectionSharder()])
 
@@ -93,7 +93,7 @@ class TableOptimizer:
     ``zero_grad()`` before and ``step()`` after ``loss.backward()``: a fused optimizer has done its work by then and does nothing.
     """
 
-    def __init__(self, model: DistributedModelParallel, settings: Embedding) -> None:
+    def __init__(self, model: DistributedModelParallel, settings: Embedding, gate_learning_rate: float | None = None) -> None:
         self.settings = settings
         module = cast(CTRModel, model.module)
         lookups = [m for lookup in getattr(module.tables.collection, "_lookups", ()) for m in lookup.modules()]
@@ -108,7 +108,7 @@ class TableOptimizer:
             all_rows = settings.l2 if settings.l2_rows == "all" else 0.0
             groups.append({"params": self.parameters, "lr": settings.learning_rate, "weight_decay": all_rows})
         if self.gates:
-            groups.append({"params": self.gates, "lr": cast(SearchModel, module.dense_arch).learning_rate})
+            groups.append({"params": self.gates, "lr": gate_learning_rate})
         self._rates = [group["lr"] for group in groups]
         self._adam = torch.optim.Adam(groups, fused=True) if groups else None
 
@@ -169,7 +169,13 @@ class Distributed:
 
 
 def distribute(
-    model: CTRModel, settings: Embedding, worker: Worker, seed: int, batch_size: int = 4096, sharding: Sequence[str] | None = None
+    model: CTRModel,
+    settings: Embedding,
+    worker: Worker,
+    seed: int,
+    batch_size: int = 4096,
+    sharding: Sequence[str] | None = None,
+    gate_learning_rate: float | None = None,
 ) -> Distributed:
     """Plans and shards the tables, wraps the dense arch in DDP, and draws the tables' rows.
 
@@ -178,6 +184,7 @@ def distribute(
     Args:
         batch_size: rows a step over all processes, for the planner.
         sharding: sharding types the planner chooses from; default ``sharding_types``.
+        gate_learning_rate: of the gates, in a model that has some.
 
     Raises:
         CtrkitError: the tables do not fit the machines' memory.
@@ -191,7 +198,7 @@ def distribute(
     plan = _plan(model, dense, worker, batch_size, sharding or sharding_types(settings, worker))
     parallel = DistributedModelParallel(model, device=worker.device, plan=plan, sharders=_SHARDERS)
     _initialise(parallel, seed)
-    return Distributed(parallel, TableOptimizer(parallel, settings), describe_plan(plan, tables, settings))
+    return Distributed(parallel, TableOptimizer(parallel, settings, gate_learning_rate), describe_plan(plan, tables, settings))
 
 
 def sharding_types(settings: Embedding, worker: Worker) -> list[str]:

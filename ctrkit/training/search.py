@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from ctrkit.models.base import Decision, SearchModel
+from ctrkit.models.base import Decision
+from ctrkit.models.search import Search
 from ctrkit.training.run import save_tensors
 
 SEARCH_FOLDER = "search"
@@ -35,19 +36,19 @@ def save_rewind(folder: Path, weights: dict[str, Any]) -> None:
     save_tensors(weights, folder / _REWIND_FILE)
 
 
-def save_found(folder: Path, model: SearchModel, weights: dict[str, Any], seconds: float) -> None:
+def save_found(folder: Path, search: Search, weights: dict[str, Any], seconds: float) -> None:
     """Decides, from the weights after the last epoch. The search is finished once this file is there."""
-    save_tensors({"decision": model.decide(weights), "seconds": seconds}, folder / _FOUND_FILE)
+    save_tensors({"decision": search.decide(weights), "seconds": seconds}, folder / _FOUND_FILE)
 
 
-def read_found(folder: Path, model: SearchModel) -> Found | None:
+def read_found(folder: Path, search: Search) -> Found | None:
     """The outcome of a finished search, None for an unfinished one."""
     if not (folder / _FOUND_FILE).is_file():
         return None
     found = torch.load(folder / _FOUND_FILE, map_location="cpu", weights_only=True)
     start = None
-    if model.rewind_epoch is not None:
-        start = model.rewound(torch.load(folder / _REWIND_FILE, map_location="cpu", weights_only=True, mmap=True), found["decision"])
+    if search.rewind_epoch is not None:
+        start = search.rewound(torch.load(folder / _REWIND_FILE, map_location="cpu", weights_only=True, mmap=True), found["decision"])
     return Found(found["decision"], start, found["seconds"])
 
 

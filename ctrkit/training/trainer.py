@@ -29,8 +29,9 @@ from ctrkit.data.batch import Batch
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.loader import Loader
 from ctrkit.errors import CtrkitError
-from ctrkit.models.base import CTRModel, RankingModel, SearchModel
+from ctrkit.models.base import CTRModel, RankingModel
 from ctrkit.models.registry import build_for, build_search
+from ctrkit.models.search import Search
 from ctrkit.training import schedule
 from ctrkit.training.checkpoint import Checkpoints
 from ctrkit.training.distributed import Worker, distribute, gather_full_weights, load_full_weights, mean_loss, process_group
@@ -52,6 +53,8 @@ from ctrkit.training.run import (
 from ctrkit.training.search import DECISION_FILE, SEARCH_FOLDER, Found, forget_rewind, read_found, save_found, save_rewind
 from ctrkit.training.tracking import Tracker, read_records
 
+OBSERVED_ROWS = 65_536
+"""Of a batch that a search is shown before it starts."""
 RECORD_EVERY = 50
 """Steps between training records in metrics.jsonl."""
 RELOADED_TOLERANCE = 1e-5
@@ -100,17 +103,22 @@ def train(
 
 
 def _search(experiment: Experiment, dataset: Dataset, folder: Path, worker: Worker, console: Console) -> Found | None:
-    """The outcome of the model's search, trained now if that has not been done; None for a model that has none."""
+    """The outcome of the model's search, made now if that has not been done; None for a model that has none."""
     torch.manual_seed(experiment.training.seed)
-    model = _build_search(experiment, dataset)
-    if model is None:
+    search = _build_search(experiment, dataset)
+    if search is None:
         return None
-    if read_found(folder, model) is None:
-        console.print(f"Search: {model.epochs} epochs", highlight=False)
+    if read_found(folder, search) is None:
         folder.mkdir(exist_ok=True)
-        _Trainer(experiment, dataset, folder, worker, console, search=model).run_search()
+        search.observe(batch.sparse for batch in Loader(dataset, "train", OBSERVED_ROWS).iter())
+        if search.epochs:
+            console.print(f"Search: {search.epochs} epochs", highlight=False)
+            _Trainer(experiment, dataset, folder, worker, console, search=search).run_search()
+        elif worker.rank == 0:
+            save_found(folder, search, {}, 0.0)
+        dist.barrier()
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return read_found(folder, model)
+    return read_found(folder, search)
 
 
 def _build(experiment: Experiment, dataset: Dataset, found: Found | None = None) -> RankingModel:
@@ -118,7 +126,7 @@ def _build(experiment: Experiment, dataset: Dataset, found: Found | None = None)
     return build_for(experiment.embedding, experiment.model.name, dataset.inputs, experiment.model.settings, decision)
 
 
-def _build_search(experiment: Experiment, dataset: Dataset) -> SearchModel | None:
+def _build_search(experiment: Experiment, dataset: Dataset) -> Search | None:
     model, embedding = experiment.model, experiment.embedding
     return build_search(model.name, dataset.inputs, embedding.width, model.settings, embedding.numeric)
 
@@ -183,7 +191,7 @@ class _Trainer:
     """One run, or the search before it, in one process; the others do the same in step with it.
 
     Args:
-        search: the model to train if this is the search; it takes all its epochs, and its weights are not what counts.
+        search: it, if this is the search; it takes all its epochs, and the weights are not what counts.
         found: what the search found, if this is the training after it.
     """
 
@@ -195,7 +203,7 @@ class _Trainer:
         worker: Worker,
         console: Console,
         *,
-        search: SearchModel | None = None,
+        search: Search | None = None,
         found: Found | None = None,
     ) -> None:
         self.search, self.found = search, found
@@ -209,14 +217,15 @@ class _Trainer:
         self.total_steps = min(self.epochs * len(self.loader), limit)
 
         torch.manual_seed(settings.seed)
-        self.dense_arch = search if search is not None else _build(experiment, dataset, found)
+        self.dense_arch = search.model if search is not None else _build(experiment, dataset, found)
         if settings.compile:
             self.dense_arch.compile()
         model = CTRModel(self.dense_arch, experiment.embedding, settings.precision)
-        distributed = distribute(model, experiment.embedding, worker, settings.seed, settings.batch_size)
+        gate_rate = search.learning_rate if search is not None else None
+        distributed = distribute(model, experiment.embedding, worker, settings.seed, settings.batch_size, gate_learning_rate=gate_rate)
         self.model, self.table_optimizer, self.plan = distributed.model, distributed.table_optimizer, distributed.plan
         self.dense_parameters = list(self.dense_arch.parameters())
-        self.optimizer = dense_optimizer(self.dense_arch, settings)
+        self.optimizer = dense_optimizer(self.dense_arch, settings, search)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         weights = [settings.task_weights.get(task, 1.0) for task in dataset.inputs.tasks]
         self.task_weights = torch.tensor(weights, device=worker.device) if weights else None
@@ -245,7 +254,7 @@ class _Trainer:
 
     def run_search(self) -> None:
         """Trains the search to its end and writes what it found."""
-        search = cast(SearchModel, self.search)
+        search = cast(Search, self.search)
         with Report(self.console, self.epochs, len(self.loader)) as self.report:
             self._keep_rewind()
             self._fit()
@@ -253,7 +262,6 @@ class _Trainer:
         if self.tracker is not None:
             save_found(self.run_dir, search, weights, self.progress.seconds + time.perf_counter() - self.started)
             self.tracker.close()
-        dist.barrier()
 
     def _describe_found(self) -> None:
         described = self.dense_arch.describe()
@@ -317,7 +325,7 @@ class _Trainer:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         if self.search is not None:
-            self.search.advance(progress.epoch)
+            self.search.advance(progress.epoch, progress.step, self.total_steps)
         batch = batch.to(self.worker.device)
         self.optimizer.zero_grad()
         self.table_optimizer.zero_grad()

@@ -52,7 +52,7 @@ class BagTransform:
         from ctrkit.transforms.onnx_part import OnnxWriter, raw_inputs
 
         name = self.feature.name
-        writer = OnnxWriter(self.feature)
+        writer = OnnxWriter(self.feature.name)
         kept = self._write_kept(writer)
         ids = self.lookup.write_onnx(writer, f"{name}.values")
         writer.op("Where", kept, ids, writer.constant(PADDING_ID, np.int64), output="ids")

@@ -50,7 +50,7 @@ class BucketsTransform:
         from ctrkit.transforms.onnx_part import OnnxWriter, raw_inputs
 
         name = self.feature.name
-        writer = OnnxWriter(self.feature)
+        writer = OnnxWriter(self.feature.name)
         finite = writer.op("LessOrEqual", writer.op("Abs", name), writer.constant(sys.float_info.max, np.float64))
         bucket = writer.constant(_FIRST_BUCKET, np.int64)
         if self.boundaries:

@@ -36,7 +36,7 @@ class CategoricalTransform:
 
         from ctrkit.transforms.onnx_part import OnnxWriter, raw_inputs
 
-        writer = OnnxWriter(self.feature)
+        writer = OnnxWriter(self.feature.name)
         ids = self.lookup.write_onnx(writer, self.feature.name)
         writer.op("Identity", ids, output="id")
         return writer.part(

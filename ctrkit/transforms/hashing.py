@@ -25,12 +25,12 @@ def murmur_ids(values: pl.Expr, buckets: int, salt: int) -> pl.Expr:
     return 1 + hashed.cast(pl.Int64) % buckets
 
 
-def write_murmur_ids(writer: OnnxWriter, values: str, buckets: int, salt: int) -> str:
+def write_murmur_ids(writer: OnnxWriter, values: str, feature: Feature, buckets: int, salt: int) -> str:
     """The same as ONNX nodes."""
     import numpy as np
     from onnx import TensorProto
 
-    if writer.feature.dtype == "int":
+    if feature.dtype == "int":
         values = writer.op("Cast", values, to=TensorProto.STRING)
     hashed = writer.op("MurmurHash3", values, domain="com.microsoft", seed=salt, positive=1)
     wide = writer.op("Cast", hashed, to=TensorProto.INT64)
@@ -53,7 +53,7 @@ class HashLookup:
         return murmur_ids(values, self.settings.buckets, self.settings.salt)
 
     def write_onnx(self, writer: OnnxWriter, values: str) -> str:
-        return write_murmur_ids(writer, values, self.settings.buckets, self.settings.salt)
+        return write_murmur_ids(writer, values, self.feature, self.settings.buckets, self.settings.salt)
 
     def state(self) -> dict[str, Any]:
         return {}

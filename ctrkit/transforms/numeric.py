@@ -45,7 +45,7 @@ class NumericTransform:
 
         from ctrkit.transforms.onnx_part import OnnxWriter, raw_inputs
 
-        writer = OnnxWriter(self.feature)
+        writer = OnnxWriter(self.feature.name)
         x = self.feature.name
         if isinstance(self.feature.transform, Log1p):
             grown = writer.op("Add", writer.constant(1.0, np.float64), writer.op("Abs", x))

@@ -21,10 +21,10 @@ OPSETS = {"": 20, "ai.onnx.ml": 4, "com.microsoft": 1}
 class OnnxPart:
     """Nodes and initializers from a feature's raw inputs to its encoded output.
 
-    Every tensor and node inside is named ``<feature>@...``, so parts never collide.
+    Every tensor and node inside is named ``<name>@...``, so parts never collide.
     """
 
-    feature: Feature
+    name: str
     inputs: tuple[onnx.ValueInfoProto, ...]
     outputs: tuple[onnx.ValueInfoProto, ...]
     nodes: tuple[onnx.NodeProto, ...]
@@ -33,27 +33,27 @@ class OnnxPart:
 
 @dataclass
 class OnnxWriter:
-    """Collects the nodes of one feature, naming them."""
+    """Collects the nodes of one feature, or of another field, naming them after it."""
 
-    feature: Feature
+    name: str
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
 
     def constant(self, value: Any, dtype: Any) -> str:
         """An initializer; returns its name."""
-        name = f"{self.feature.name}@constant_{len(self.initializers)}"
+        name = f"{self.name}@constant_{len(self.initializers)}"
         self.initializers.append(numpy_helper.from_array(np.asarray(value, dtype=dtype), name))
         return name
 
     def op(self, kind: str, *inputs: str, domain: str = "", output: str | None = None, **attributes: Any) -> str:
-        """A node with one output; returns the output's name, ``<feature>@<output>`` when ``output`` is given."""
-        label = f"{self.feature.name}@{kind}_{len(self.nodes)}"
-        result = f"{self.feature.name}@{output}" if output else label
+        """A node with one output; returns the output's name, ``<name>@<output>`` when ``output`` is given."""
+        label = f"{self.name}@{kind}_{len(self.nodes)}"
+        result = f"{self.name}@{output}" if output else label
         self.nodes.append(helper.make_node(kind, list(inputs), [result], name=label, domain=domain, **attributes))
         return result
 
     def part(self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> OnnxPart:
-        return OnnxPart(self.feature, tuple(inputs), tuple(outputs), tuple(self.nodes), tuple(self.initializers))
+        return OnnxPart(self.name, tuple(inputs), tuple(outputs), tuple(self.nodes), tuple(self.initializers))
 
 
 def raw_inputs(feature: Feature) -> tuple[onnx.ValueInfoProto, ...]:

@@ -61,7 +61,7 @@ class VocabularyLookup:
         if not hashed:
             return ids
         unknown = writer.op("Equal", ids, writer.constant(_NOT_FOUND, np.int64))
-        return writer.op("Where", unknown, write_murmur_ids(writer, values, self.settings.oov_buckets, _OOV_SALT), ids)
+        return writer.op("Where", unknown, write_murmur_ids(writer, values, self.feature, self.settings.oov_buckets, _OOV_SALT), ids)
 
     def state(self) -> dict[str, Any]:
         return {}

@@ -12,7 +12,8 @@ from ctrkit.config import AutoDis, Embedding, Scale, UnifiedEmbedding
 from ctrkit.data.batch import Batch
 from ctrkit.errors import CtrkitError
 from ctrkit.layers.gate import ContinuousGate
-from ctrkit.models.base import CTRModel, RankingModel, SearchModel
+from ctrkit.models.base import CTRModel, RankingModel
+from ctrkit.models.optfs import OptFSSearch
 from ctrkit.models.registry import build, build_for, build_search
 from ctrkit.schema import IdField, Inputs
 from ctrkit.training.distributed import Worker, distribute, gather_full_weights, load_full_weights, process_group
@@ -29,11 +30,11 @@ SCALE = 1 + math.exp(-0.5)
 """1 / sigmoid(0.5)."""
 
 
-def search(**settings) -> SearchModel:
+def search(**settings) -> OptFSSearch:
     torch.manual_seed(0)
-    model = build_search("optfs", INPUTS, 3, {"base": "fm", **settings})
-    assert model is not None
-    return model
+    found = build_search("optfs", INPUTS, 3, {"base": "fm", **settings})
+    assert isinstance(found, OptFSSearch)
+    return found
 
 
 def test_a_gate_is_open_at_first_and_a_step_at_last() -> None:
@@ -50,15 +51,14 @@ def test_the_temperature_rises_exponentially_over_the_epochs() -> None:
     model = search(temperature=1000.0, search_epochs=4)
     seen = []
     for epoch in range(4):
-        model.advance(epoch)
-        assert model.gate is not None
-        seen.append(model.gate.temperature.item())
+        model.advance(epoch, step=0, steps=1)
+        seen.append(model.gated.gate.temperature.item())
     assert seen == pytest.approx([1, 10, 100, 1000])
 
 
 def test_the_penalty_is_the_sum_of_all_gates() -> None:
     model = search(l1=0.01, temperature=4.0, search_epochs=3)
-    model.advance(1)
+    model.advance(1, step=0, steps=1)
     ids = [torch.tensor([0.5, -1.0]), torch.tensor([2.0])]
     expected = 0.01 * sum(1 / (1 + math.exp(-2 * c)) for c in (0.5, -1.0, 2.0, 0.5, 0.5))
     assert model.penalty(ids).item() == pytest.approx(expected)
@@ -88,14 +88,15 @@ def random_tables(model: RankingModel) -> dict[str, Tensor]:
 
 def test_every_value_of_a_bag_has_its_gate_and_an_interaction_the_product(worker: Worker) -> None:
     """FM's double sum over gated vectors, by plain loops."""
-    arch = search(temperature=9.0, search_epochs=3)
-    arch.advance(1)
+    found = search(temperature=9.0, search_epochs=3)
+    found.advance(1, step=0, steps=1)
+    arch = found.gated
     settings = Embedding(dim=3)
     distributed = distribute(CTRModel(arch, settings), settings, worker, seed=0).model
     tables = random_tables(arch)
     load_full_weights(distributed, tables)
     numbers = torch.tensor([0.3, -0.2])
-    arch.deciding[0].data.copy_(numbers)
+    found.deciding[0].data.copy_(numbers)
     logits = distributed(batch())
 
     base = arch.base
@@ -123,7 +124,7 @@ def test_every_value_of_a_bag_has_its_gate_and_an_interaction_the_product(worker
 
 def test_gates_start_open_and_so_the_search_starts_as_its_base(worker: Worker) -> None:
     settings = Embedding(dim=3, init_std=0.5)
-    arch = search()
+    arch = search().gated
     gated = distribute(CTRModel(arch, settings), settings, worker, seed=4).model
     plain_arch = build("fm", INPUTS, 3, {})
     plain_arch.load_state_dict({name.replace("inner.", ""): t for name, t in arch.base.state_dict().items()})

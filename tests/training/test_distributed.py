@@ -14,8 +14,9 @@ from torchrec import KeyedJaggedTensor
 
 from ctrkit.config import Embedding, UnifiedEmbedding
 from ctrkit.data.batch import Batch
-from ctrkit.models.base import CTRModel, SearchModel
+from ctrkit.models.base import CTRModel
 from ctrkit.models.registry import build_for, build_search
+from ctrkit.models.search import Search
 from ctrkit.schema import IdField, Inputs
 from ctrkit.training.distributed import Distributed, Worker, distribute, gather_full_weights, load_full_weights, mean_loss, process_group
 
@@ -81,34 +82,37 @@ def share(rows: list[Any], worker: Worker) -> list[Any]:
 
 def make(
     settings: Embedding, worker: Worker, sharding: str, model: str = "deepfm", search: bool = False
-) -> tuple[Distributed, torch.optim.Optimizer]:
+) -> tuple[Distributed, torch.optim.Optimizer, Search | None]:
     torch.manual_seed(5)
+    found = None
     if search:
         options = {"base": model, "base_settings": {"hidden": [16]}, "l1": 1e-3, "gate_learning_rate": 0.1, "search_epochs": STEPS}
-        dense_arch = build_search("optfs", WITHOUT_SEQUENCE, settings.dim, options)
-        assert dense_arch is not None
+        found = build_search("optfs", WITHOUT_SEQUENCE, settings.dim, options)
+        assert found is not None
+        dense_arch = found.model
     else:
         dense_arch = build_for(settings, model, INPUTS, {"hidden": [16]})
-    distributed = distribute(CTRModel(dense_arch, settings), settings, worker, seed=1, sharding=[sharding])
-    return distributed, torch.optim.SGD(dense_arch.parameters(), lr=0.1)
+    rate = found.learning_rate if found is not None else None
+    distributed = distribute(CTRModel(dense_arch, settings), settings, worker, seed=1, sharding=[sharding], gate_learning_rate=rate)
+    return distributed, torch.optim.SGD(dense_arch.parameters(), lr=0.1), found
 
 
 def train(
     settings: Embedding, worker: Worker, sharding: str, model: str, search: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Tables and dense weights after ``STEPS`` steps, with a learning rate that falls."""
-    distributed, dense_optimizer = make(settings, worker, sharding, model, search)
+    distributed, dense_optimizer, found = make(settings, worker, sharding, model, search)
     dense_arch = distributed.model.module.dense_arch
     for step, rows in enumerate(global_batches()):
         batch = to_batch(share(rows, worker), WITHOUT_SEQUENCE if search else INPUTS)
         distributed.table_optimizer.set_learning_rate(1 / (1 + step))
         distributed.table_optimizer.zero_grad()
         dense_optimizer.zero_grad()
-        if isinstance(dense_arch, SearchModel):
-            dense_arch.advance(step)
+        if found is not None:
+            found.advance(step, step, STEPS)
         loss = mean_loss(binary_cross_entropy_with_logits(distributed.model(batch), batch.labels, reduction="none"))
-        if isinstance(dense_arch, SearchModel):
-            loss = loss + dense_arch.penalty(distributed.table_optimizer.gate_numbers())
+        if found is not None:
+            loss = loss + found.penalty(distributed.table_optimizer.gate_numbers())
         loss.backward()
         distributed.table_optimizer.step()
         dense_optimizer.step()
@@ -129,7 +133,7 @@ def work(worker: Worker, folder: Path) -> None:
     results = [train(settings, worker, sharding, model) for sharding, settings, model in CASES]
     results += [train(settings, worker, sharding, model, search=True) for sharding, settings, model in SEARCHED]
     start = gather_full_weights(make(CASES[0][1], worker, "column_wise")[0].model)
-    distributed, _ = make(CASES[0][1], worker, "column_wise")
+    distributed = make(CASES[0][1], worker, "column_wise")[0]
     weights = torch.load(folder / "one.pt")
     load_full_weights(distributed.model, weights)
     again = gather_full_weights(distributed.model)
@@ -180,7 +184,7 @@ def test_rows_are_drawn_alike_whatever_the_plan(worker: Worker, two: dict[str, A
 
 def test_weights_of_one_process_load_into_two_and_back(worker: Worker, one_process: list[Any], two: dict[str, Any]) -> None:
     assert all(torch.equal(one_process[0][0][name], two["again"][name]) for name in two["again"])
-    distributed, _ = make(CASES[0][1], worker, "table_wise")
+    distributed = make(CASES[0][1], worker, "table_wise")[0]
     load_full_weights(distributed.model, two["results"][0][0])
     assert all(torch.equal(w, two["results"][0][0][name]) for name, w in gather_full_weights(distributed.model).items())
 

@@ -20,7 +20,7 @@ from ctrkit.config import Experiment
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.prepare import prepare
 from ctrkit.errors import CtrkitError
-from ctrkit.models.base import SearchModel
+from ctrkit.models.optfs import OptFSSearch
 from ctrkit.training import trainer
 from ctrkit.training.evaluate import evaluate_run, predict_split
 from ctrkit.training.run import RunResult, load_run
@@ -250,10 +250,9 @@ def test_a_search_that_keeps_nothing_says_so(folder: Path, dataset: Dataset, tmp
 def test_the_search_takes_all_its_epochs_and_steps_limit_the_training_alone(folder: Path, dataset: Dataset, tmp_path: Path) -> None:
     advanced: list[int] = []
 
-    def advance(self: SearchModel, epoch: int) -> None:
+    def advance(self: OptFSSearch, epoch: int, step: int, steps: int) -> None:
         advanced.append(epoch)
-
-    from ctrkit.models.optfs import OptFSSearch
+        assert (epoch, steps) == (step // STEPS, 4 * STEPS)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OptFSSearch, "advance", advance)

@@ -207,5 +207,5 @@ def test_graph_holds_no_loop_and_no_repeated_name(everything):
     assert len(set(names)) == len(names)
     assert len({node.name for part in parts for node in part.nodes}) == sum(len(part.nodes) for part in parts)
     for part in parts:
-        assert all(name.startswith(f"{part.feature.name}@") for node in part.nodes for name in node.output)
+        assert all(name.startswith(f"{part.name}@") for node in part.nodes for name in node.output)
         assert {value.name for value in part.outputs} <= {name for node in part.nodes for name in node.output}

@@ -1,0 +1,53 @@
+"""A training that decides on the form of the model to be trained after it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchrec import KeyedJaggedTensor
+
+from ctrkit.models.base import Decision, RankingModel
+
+
+class Search:
+    """What the trainer asks of a search. It trains ``model``, then takes the decision.
+
+    Args:
+        model: what is trained.
+        epochs: of the search; 0 if there is nothing to train.
+        rewind_epoch: the other model starts from the weights after so many epochs of the search; None: it starts anew.
+        learning_rate: of what decides.
+        deciding: the parameters of ``model`` that decide. No weight decay pulls at them, nor at gates.
+    """
+
+    def __init__(
+        self, model: RankingModel, epochs: int, rewind_epoch: int | None, learning_rate: float, deciding: Sequence[nn.Parameter]
+    ) -> None:
+        self.model = model
+        self.epochs = epochs
+        self.rewind_epoch = rewind_epoch
+        self.learning_rate = learning_rate
+        self.deciding = deciding
+
+    def observe(self, batches: Iterable[KeyedJaggedTensor]) -> None:
+        """Told the ids of all training rows once, before ``model`` gets its tables."""
+
+    def advance(self, epoch: int, step: int, steps: int) -> None:
+        """Told before each step its epoch and which of the search's ``steps`` it is, all from 0."""
+
+    def penalty(self, gates: Sequence[Tensor]) -> Tensor:
+        """What is added to the loss of a step.
+
+        Args:
+            gates: all gates' numbers that this process holds, each tensor ``[any]``.
+        """
+        return torch.zeros(())
+
+    def decide(self, weights: Mapping[str, Any]) -> Decision:
+        """The decision after the last epoch, from the weights as ``ctrkit.training.run.load_run`` has them."""
+        raise NotImplementedError
+
+    def rewound(self, weights: Mapping[str, Any], decision: Decision) -> dict[str, Any]:
+        """The other model's ``dense_arch`` and ``tables`` to start from, out of the search's weights at ``rewind_epoch``."""
+        raise NotImplementedError
