@@ -3,7 +3,7 @@
 The claim of Coleman et al. (NeurIPS 2023): the multiplexed table is on the Pareto front of parameters and accuracy. A budget is a
 number of rows as wide as the config's ``embedding.dim``, all features together. At each budget there are
 
-- ``tables in proportion``: a hash table a feature, its rows in proportion to its number of distinct values, as in the paper;
+- ``tables in proportion``: a hash table a feature, its rows in proportion to its number of distinct values;
 - ``tables with equal caps``: a feature gets a row for each of its values if they are no more than a cap that is the same for all, and a
   hash table of as many rows as the cap otherwise. Features of few values, which a proportional split leaves with a handful of rows for
   all of them, collide nowhere: the stronger baseline where such features matter;
@@ -11,10 +11,12 @@ number of rows as wide as the config's ``embedding.dim``, all features together.
 - ``unified x k``: k look-ups a field, each 1/k as wide, in a table of k times the rows.
 
 A bucketised number has a row for each bucket in the first two, counted in the budget, and its buckets are hashed into the shared table in
-the others. A sequence is looked up where its target is. A field's vector is equally wide in all of them, so the dense arch is the same.
-Beside them, outside any budget, stands ``vocabulary``: a row for every value seen in training. Every one is a config of its own below the
-output folder, trained by ``ctrkit train`` with every seed; with a grid, settings are chosen on validation with the first seed, for each
-budget and scheme apart.
+the others. A sequence is looked up where its target is. A field's vector is equally wide in all of them, so the dense arch is the same;
+tables of another width, such as first-order weights, have the same numbers of rows and no place in the budget. Beside them stands
+``vocabulary``: a row for every value seen in training.
+
+Every one is a config of its own below the output folder, trained by ``ctrkit train`` with every seed; with a grid, settings are chosen on
+validation with the first seed, for each budget and scheme apart.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +38,7 @@ MANY_BUCKETS = 2**31 - 1
 
 @dataclass(frozen=True)
 class Scheme:
-    """One way to spend a budget; ``budget`` is 0 for the vocabulary."""
+    """One way to spend a budget of rows; the vocabulary's is what it needs."""
 
     name: str
     budget: int
@@ -69,7 +71,7 @@ def schemes(experiment: Experiment, needed: Mapping[str, int], budgets: Sequence
         return _with_transforms(experiment, transforms).model_copy(update={"embedding": tables})
 
     hashed = _with_transforms(experiment, {name: Hash(buckets=MANY_BUCKETS) for name in values})
-    found = [Scheme("vocabulary", 0, with_tables({name: Vocabulary() for name in values}))]
+    found = [Scheme("vocabulary", sum(needed.values()), with_tables({name: Vocabulary() for name in values}))]
     for budget in budgets:
         least, most = fixed + LEAST_ROWS * len(values), fixed + sum(values.values())
         if not least <= budget <= most:
@@ -101,7 +103,7 @@ def bench_unified(
     """Runs what is missing in ``out/results.jsonl``, writes ``table.parquet``, ``table.md`` and ``pareto.png`` beside it.
 
     Returns:
-        One row a budget and scheme.
+        One row a budget and scheme, with ``on_front`` as the function of that name says.
     """
     base = load_config(config, overrides)
     model = base.model.name
@@ -114,8 +116,17 @@ def bench_unified(
     for scheme in found:
         if measured := trials.measure(str(out / scheme.file), model, points, seeds, base.training.monitor):
             rows.append({"scheme": scheme.name, "budget": scheme.budget, **averages(*measured)})
-    _report(rows, base.name, model, out)
+    rows = [{**row, "on_front": on_front(row, rows)} for row in rows]
+    _report(rows, f"{model} on {base.name}", base.embedding.dim, out)
     return rows
+
+
+def on_front(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether no other row has as high a mean AUC with fewer rows, or a higher one with no more."""
+    return not any(
+        other["budget"] <= row["budget"] and other["auc"] >= row["auc"] and (other["budget"] < row["budget"] or other["auc"] > row["auc"])
+        for other in rows
+    )
 
 
 def _with_transforms(experiment: Experiment, transforms: Mapping[str, Hash | Vocabulary]) -> Experiment:
@@ -143,31 +154,32 @@ def _write_config(scheme: Scheme, out: Path) -> None:
     path.write_text(text, encoding="utf8")
 
 
-def _report(rows: list[dict[str, Any]], data: str, model: str, out: Path) -> None:
+def _report(rows: list[dict[str, Any]], title: str, dim: int, out: Path) -> None:
     import polars as pl
 
     if not rows:
         return
     pl.DataFrame(rows).write_parquet(out / "table.parquet")
     table = [
-        [f"{row['budget']:,}" if row["budget"] else "-", row["scheme"], *cells(row)] for row in sorted(rows, key=lambda row: row["budget"])
+        [f"{row['budget']:,}", row["scheme"], "yes" if row["on_front"] else "", *cells(row)]
+        for row in sorted(rows, key=lambda row: row["budget"])
     ]
-    write_markdown(["rows", "scheme", *HEADER], table, out / "table.md")
-    _plot(rows, f"{model} on {data}", out / "pareto.png")
+    write_markdown(["rows", "scheme", "on the front", *HEADER], table, out / "table.md")
+    _plot(rows, title, dim, out / "pareto.png")
 
 
-def _plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Test AUC against parameters, a line a scheme, bars of one standard deviation over seeds."""
+def _plot(rows: list[dict[str, Any]], title: str, dim: int, path: Path) -> None:
+    """Test AUC against the parameters of a budget, a line a scheme, bars of one standard deviation over seeds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for name in dict.fromkeys(row["scheme"] for row in rows):
-        line = sorted((row["params"], row["auc"], row["auc_std"]) for row in rows if row["scheme"] == name)
+        line = sorted((row["budget"] * dim, row["auc"], row["auc_std"]) for row in rows if row["scheme"] == name)
         params, auc, spread = zip(*line, strict=True)
         style = {"linestyle": "none", "marker": "*", "markersize": 11} if name == "vocabulary" else {"marker": "o", "markersize": 4}
         axes.errorbar(params, auc, spread, label=name, capsize=2, linewidth=1.2, **style)
-    axes.set(xscale="log", xlabel="parameters", ylabel="test AUC")
+    axes.set(xscale="log", xlabel="embedding parameters", ylabel="test AUC")
     axes.set_title(title, loc="left")
     axes.grid(alpha=0.3, linewidth=0.6)
     axes.legend(frameon=False)

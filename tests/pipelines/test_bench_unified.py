@@ -11,7 +11,7 @@ import pytest
 from ctrkit.config import Experiment, UnifiedEmbedding, load_config
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Buckets, Hash, Vocabulary
-from pipelines.bench.unified import Scheme, bench_unified, schemes
+from pipelines.bench.unified import Scheme, bench_unified, on_front, schemes
 
 CONFIG = """
 name: log
@@ -60,7 +60,7 @@ def test_every_scheme_has_the_budgets_parameters_and_the_same_width(config: Path
     experiment = load_config(config)
     found = schemes(experiment, NEEDED, [24, 40], [1, 2])
     assert [(s.name, s.budget) for s in found] == [
-        ("vocabulary", 0),
+        ("vocabulary", 56),
         *((name, budget) for budget in (24, 40) for name in ("tables in proportion", "tables with equal caps", "unified", "unified x 2")),
     ]
     for scheme in found[1:]:
@@ -90,6 +90,12 @@ def test_a_sequence_is_hashed_with_its_target(config: Path) -> None:
         transforms = {f.name: f.transform for f in scheme.experiment.features}
         assert transforms["seen"] == transforms["item"]
         assert Experiment.model_validate(scheme.experiment.model_dump()) == scheme.experiment
+
+
+def test_the_front_is_what_nothing_smaller_or_better_beats() -> None:
+    points = [(10, 0.70), (10, 0.71), (20, 0.71), (20, 0.69), (30, 0.73), (40, 0.73), (50, 0.74)]
+    rows = [{"budget": budget, "auc": auc} for budget, auc in points]
+    assert [on_front(row, rows) for row in rows] == [False, True, False, False, True, False, True]
 
 
 def fake_training(ran: list[Experiment]) -> Callable[..., subprocess.CompletedProcess]:
@@ -126,7 +132,8 @@ def test_a_benchmark_is_resumed_and_reported(config: Path, tmp_path: Path, monke
     assert {(e.rows, e.dim, e.lookups) for e in shared} == {(24, 8, 1), (48, 4, 2)}
     assert pl.read_parquet(out / "table.parquet").height == 5
     table = (out / "table.md").read_text().splitlines()
-    assert len(table) == 7 and table[-1].startswith("| 24 | unified x 2 | 0.7150 ± 0.0050 | 0.4000 ± 0.0000 | 2 | 100 |")
+    assert len(table) == 7 and table[-2].startswith("| 24 | unified x 2 | yes | 0.7150 ± 0.0050 | 0.4000 ± 0.0000 | 2 | 100 |")
+    assert table[-1].startswith("| 56 | vocabulary |  | 0.7150"), "no better, and larger"
     assert (out / "pareto.png").read_bytes().startswith(b"\x89PNG")
 
     ran.clear()
