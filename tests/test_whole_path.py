@@ -29,6 +29,7 @@ TEST_ROWS = 200
 MODELS: dict[str, dict] = {
     **{name: {} for name in ("lr", "fm", "dnn", "dlrm", "deepfm", "autoint")},
     "optfs": {"base": "fm", "search_epochs": 3, "gate_learning_rate": 0.05, "l1": 1e-3},
+    "optinter": {"min_count": 3, "tail_buckets": 5, "search_epochs": 2, "pair_dim": 3, "hidden": (16,)},
 }
 
 
@@ -112,6 +113,21 @@ def test_every_step_predicts_the_same(model: str, log: Path, dataset: Dataset, t
     by_item = [entry["score"] for entry in sorted(ranked, key=lambda entry: entry["index"])]
     assert len(set(by_item)) == len(ITEMS), "neighbouring ids are told apart"
     assert np.std(by_item) > 0.01, "by what was learned, not by chance"
+
+
+@pytest.mark.parametrize("model", ["lr", "deepfm", "autoint"])
+def test_numbers_alone_make_the_way_too(model: str, log: Path, tmp_path: Path) -> None:
+    """No id field, so no table."""
+    settings = experiment(log, model)
+    numbers = [feature for feature in settings.features if feature.name == "price"]
+    hour = numbers[0].model_copy(update={"name": "hour"})
+    settings = settings.model_copy(update={"features": (*numbers, hour), "output": str(tmp_path)})
+    run = train(settings, prepare(settings), console=Console(quiet=True)).run
+    exported = export_run(run, tmp_path / "repo")
+    assert exported["max_abs_diff"] <= 1e-5
+    score(exported["bundle"], log, tmp_path / "scored.parquet")
+    scored = pl.read_parquet(tmp_path / "scored.parquet")["probability"].to_numpy()
+    np.testing.assert_allclose(scored[-TEST_ROWS:], predict_split(run, "test").probabilities, atol=1e-5)
 
 
 def test_neighbouring_ids_keep_a_table_row_each(log: Path, dataset: Dataset) -> None:

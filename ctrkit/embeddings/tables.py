@@ -30,6 +30,7 @@ class Group:
         gates: its one column gates the other groups' rows of the same id, see ``ctrkit.embeddings.gated``; Adam trains it, whatever
             ``embedding.optimizer`` is, since a penalty on gates is on all of them.
         start: of every row; None draws them at random.
+        fields: names of the id fields that it has vectors of; None: of all.
     """
 
     name: str
@@ -37,6 +38,10 @@ class Group:
     unpooled: bool = False
     gates: bool = False
     start: float | None = None
+    fields: frozenset[str] | None = None
+
+    def has(self, field: IdField) -> bool:
+        return self.fields is None or field.table in self.fields
 
     @property
     def width(self) -> int:
@@ -87,6 +92,7 @@ def own_tables(inputs: Inputs, groups: Sequence[Group]) -> list[Table]:
         )
         for group in groups
         for field in inputs.tables
+        if group.has(field)
     ]
 
 
@@ -94,7 +100,7 @@ def own_outputs(inputs: Inputs, groups: Sequence[Group]) -> Outputs:
     """Of ``own_tables``: a vector a field under the group's name, and one a place of each sequence that an unpooled group leaves out."""
     outputs = {}
     for group in groups:
-        fields = [f for f in inputs.id_fields if f.of is None or not group.unpooled]
+        fields = [f for f in inputs.id_fields if group.has(f) and (f.of is None or not group.unpooled)]
         outputs[group.name] = group, [(table_name(group.name, f.table), f.name) for f in fields]
         if group.unpooled:
             for s in inputs.sequences:

@@ -32,7 +32,7 @@ from ctrkit.schema import PADDING_ID, Inputs
 SHARED = "shared"
 """Owner of the shared tables: their weights are ``<group>/shared``."""
 
-_PRIME = 2**31 - 1
+PRIME = 2**31 - 1
 _COEFFICIENTS = 4
 
 
@@ -71,7 +71,7 @@ def most_lookups(plan: Sequence[Lookups]) -> list[int]:
 def hash_coefficients(field: str, lookup: int) -> list[int]:
     """c_0 .. c_3 of a field's look-up, its salts."""
     digest = blake2b(f"{lookup}/{field}".encode(), digest_size=8 * _COEFFICIENTS).digest()
-    return [int.from_bytes(digest[i : i + 8], "big") % _PRIME for i in range(0, len(digest), 8)]
+    return [int.from_bytes(digest[i : i + 8], "big") % PRIME for i in range(0, len(digest), 8)]
 
 
 def hash_ids(ids: Tensor, coefficients: Tensor, rows: int) -> Tensor:
@@ -82,10 +82,10 @@ def hash_ids(ids: Tensor, coefficients: Tensor, rows: int) -> Tensor:
         coefficients: int64 ``[4, ..]``, of a shape that goes with the ids'.
         rows: of the table.
     """
-    x = ids % _PRIME
+    x = ids % PRIME
     hashed = coefficients[0]
     for c in coefficients[1:]:
-        hashed = (hashed * x + c) % _PRIME
+        hashed = (hashed * x + c) % PRIME
     return torch.where(ids == PADDING_ID, PADDING_ID, 1 + hashed % (rows - 1))
 
 

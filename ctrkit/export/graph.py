@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import ctrkit
 from ctrkit.bundle import MODEL_FILE, WEIGHTS_FILE, output_names
 from ctrkit.errors import CtrkitError
+from ctrkit.export.cross import CROSSED
 from ctrkit.export.twin import Twin
 from ctrkit.transforms.onnx_part import IR_VERSION, OPSETS, OnnxPart
 
@@ -89,6 +90,8 @@ def _export(twin: Twin) -> onnx_ir.Model:
     for number, name in enumerate(twin.input_names):
         dtype = torch.float32 if name.endswith("@dense") else torch.int64
         example[name] = torch.ones(3, dtype=dtype) if not name.endswith("@ids") else torch.ones(4, dtype=dtype)
+        if name == CROSSED:
+            example[name] = torch.ones(3, twin.crossed, dtype=dtype)
         shapes[name] = {0: torch.export.Dim(f"values_{number}") if name.endswith("@ids") else rows}
         if name.endswith(".lengths"):
             example[name] = torch.tensor([1, 0, 3])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ctrkit.embeddings.crosses import Crosses
 from ctrkit.embeddings.unified import SHARED, Lookups, hash_coefficients, hash_ids
 from ctrkit.schema import PADDING_ID, IdField, Inputs
 
@@ -67,6 +68,7 @@ class OwnLookup(nn.Module):
     """Tables of their own become one buffer a group, with an offset a field.
 
     Args:
+        inputs: the fields that have tables.
         tables: full weights, ``"<group>/<field>" -> [rows, dim]``; a sequence's are those of the field it is a history of.
         unpooled: the groups whose sequences are not pooled.
         new_ids: field -> int64 ``[field's rows]``, where an id's row is in tables that hold some ids only, padding's for one without;
@@ -83,7 +85,7 @@ class OwnLookup(nn.Module):
     ) -> None:
         super().__init__()
         self.unpooled = unpooled
-        single, multi = by_kind(inputs)
+        self.single, self.multi = single, multi = by_kind(inputs)
         looked_up = single + multi
         stored = [field for field in looked_up if field.of is None]
         self.groups = list(dict.fromkeys(key.partition("/")[0] for key in tables))
@@ -102,9 +104,10 @@ class OwnLookup(nn.Module):
             table[[self.starts[f.name] + PADDING_ID for f in multi]] = 0
             self.register_buffer(f"table_{group}", table)
 
-    def forward(self, ids: Sequence[Tensor], bags: Sequence[Bag]) -> dict[str, Tensor]:
+    def forward(self, ids: Mapping[str, Tensor], by_name: Mapping[str, Bag]) -> dict[str, Tensor]:
         """Ids of the single-valued fields, each ``[rows]``, and bags -> what ``RankingModel.forward`` takes."""
-        flat = torch.stack(list(ids), dim=1) + self.offsets if ids else None
+        flat = torch.stack([ids[field.name] for field in self.single], dim=1) + self.offsets if self.single else None
+        bags = [by_name[field.name] for field in self.multi]
         if self.renumbers:
             flat = self._rows(flat) if flat is not None else None
             bags = [bag.with_ids(self._rows(bag.ids + self.first_ids[bag.field.name]) - self.starts[bag.field.name]) for bag in bags]
@@ -130,6 +133,48 @@ class OwnLookup(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1).index_select(1, order)
 
 
+def own_lookups(
+    inputs: Inputs, tables: Mapping[str, Tensor], unpooled: Collection[str], new_ids: Mapping[str, Tensor] | None = None
+) -> list[OwnLookup]:
+    """One look-up for all groups that have tables of the same fields; arguments as of ``OwnLookup``."""
+    names = {field.name for field in inputs.id_fields}
+    owners: dict[str, set[str]] = {}
+    for key in tables:
+        group, _, owner = key.partition("/")
+        if owner in names:
+            owners.setdefault(group, set()).add(owner)
+    lookups = []
+    for fields in dict.fromkeys(map(frozenset, owners.values())):
+        groups = {group for group, its in owners.items() if its == fields}
+        theirs = {key: table for key, table in tables.items() if key.partition("/")[0] in groups}
+        own = inputs.model_copy(update={"id_fields": tuple(f for f in inputs.id_fields if f.table in fields)})
+        lookups.append(OwnLookup(own, theirs, unpooled, new_ids))
+    return lookups
+
+
+class CrossLookup(nn.Module):
+    """The tables of crosses, one after the other.
+
+    Args:
+        tables: full weights, ``"<group>/<cross>" -> [rows, dim]``, of one group; others are left alone.
+    """
+
+    table: Tensor
+    starts: Tensor
+
+    def __init__(self, crosses: Crosses, tables: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        found = {key.partition("/")[2]: key for key in tables if key.partition("/")[2] in crosses.names}
+        (self.group,) = {key.partition("/")[0] for key in found.values()}
+        parts = [tables[found[name]] for name in crosses.names]
+        self.register_buffer("table", torch.cat(parts))
+        self.register_buffer("starts", torch.tensor(list(accumulate((len(part) for part in parts[:-1]), initial=0))))
+
+    def forward(self, crossed: Tensor) -> dict[str, Tensor]:
+        """int64 ``[rows, crosses]`` -> group -> ``[rows, crosses, dim]``."""
+        return {self.group: functional.embedding(crossed + self.starts, self.table)}
+
+
 class SharedLookup(nn.Module):
     """The shared tables of a unified embedding, and its hashes.
 
@@ -140,11 +185,13 @@ class SharedLookup(nn.Module):
 
     def __init__(self, inputs: Inputs, plan: Sequence[Lookups], tables: Mapping[str, Tensor]) -> None:
         super().__init__()
+        self.single, self.multi = by_kind(inputs)
         self.groups = nn.ModuleDict({p.group.name: _SharedGroup(inputs, p, tables[f"{p.group.name}/{SHARED}"]) for p in plan})
 
-    def forward(self, ids: Sequence[Tensor], bags: Sequence[Bag]) -> dict[str, Tensor]:
+    def forward(self, ids: Mapping[str, Tensor], by_name: Mapping[str, Bag]) -> dict[str, Tensor]:
         """Ids of the single-valued fields, each ``[rows]``, and bags -> group -> ``[rows, look-ups of all id fields, width of one]``."""
-        stacked = torch.stack(list(ids), dim=1) if ids else None
+        stacked = torch.stack([ids[field.name] for field in self.single], dim=1) if self.single else None
+        bags = [by_name[field.name] for field in self.multi]
         return {name: group(stacked, bags) for name, group in self.groups.items()}
 
 

@@ -12,7 +12,9 @@ from torchrec import KeyedJaggedTensor
 
 from ctrkit.bundle import run_graph
 from ctrkit.data.batch import Batch
+from ctrkit.embeddings.crosses import Crosses
 from ctrkit.errors import CtrkitError
+from ctrkit.export.cross import CROSSED
 from ctrkit.export.twin import Twin
 from ctrkit.feeds import columns_to_feed, frame_to_columns
 from ctrkit.schema import MISSING_INT, Feature, Inputs, Kind
@@ -33,7 +35,14 @@ class Checked:
     probabilities: np.ndarray
 
 
-def check(session: Any, twin: Twin, reference: Reference, transforms: FittedTransforms, golden: pl.DataFrame) -> Checked:
+def check(
+    session: Any,
+    twin: Twin,
+    reference: Reference,
+    transforms: FittedTransforms,
+    golden: pl.DataFrame,
+    crosses: Crosses | None = None,
+) -> Checked:
     """Compares trained model, twin and graph on golden rows, rows of nothing, of unknown values, one row and 10,000 rows.
 
     The trained model and the twin get ids encoded by Polars, the graph gets the raw values.
@@ -41,6 +50,7 @@ def check(session: Any, twin: Twin, reference: Reference, transforms: FittedTran
     Args:
         session: onnxruntime's, on the graph as written to disk.
         golden: canonical raw rows.
+        crosses: of the trained model.
 
     Raises:
         CtrkitError: a difference above 1e-5, or a probability that is no number.
@@ -54,9 +64,12 @@ def check(session: Any, twin: Twin, reference: Reference, transforms: FittedTran
     for name, frame in frames.items():
         encoded = transforms.encode(frame)
         exported = run_graph(session, tasks, columns_to_feed(frame_to_columns(frame, features), features))
-        trained = reference(to_batch(encoded, transforms.inputs))
+        batch, tensors = to_batch(encoded, transforms.inputs), to_tensors(encoded, transforms.inputs)
+        if crosses is not None:
+            tensors[CROSSED] = crosses.ids(batch.sparse).T
+        trained = reference(batch)
         with torch.no_grad():
-            rebuilt = twin(to_tensors(encoded, transforms.inputs)).numpy()
+            rebuilt = twin(tensors).numpy()
         for other, probabilities in (("ONNX", exported), ("serving twin", rebuilt)):
             if probabilities.shape != (frame.height, *([len(tasks)] if tasks else [])):
                 raise CtrkitError(f"the {other} model gives {probabilities.shape} probabilities for {frame.height} rows")

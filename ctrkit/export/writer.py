@@ -32,6 +32,7 @@ from ctrkit.bundle import (
     versions,
 )
 from ctrkit.errors import CtrkitError
+from ctrkit.export.cross import write_crosses
 from ctrkit.export.graph import write_model
 from ctrkit.export.selfcheck import Reference, check
 from ctrkit.export.triton import triton_config
@@ -112,12 +113,13 @@ def write_bundle(trained: Trained, repo: str | Path, name: str, *, external_mb: 
     scratch = model_folder / f".{number}-{uuid4().hex[:8]}"
     try:
         scratch.mkdir(parents=True)
-        unpooled = [group.name for group in trained.dense_arch.groups(trained.dense_arch.dim) if group.unpooled]
-        twin = Twin(inputs, trained.tables, trained.dense_arch, unpooled, trained.new_ids).eval()
-        parts = trained.transforms.onnx_graph()
+        crosses = trained.dense_arch.crosses
+        groups = trained.dense_arch.groups(trained.dense_arch.dim)
+        twin = Twin(inputs, trained.tables, trained.dense_arch, groups, trained.new_ids, crosses).eval()
+        parts = trained.transforms.onnx_graph() + ([write_crosses(crosses)] if crosses is not None else [])
         write_model(scratch, twin, parts, name=name, version=number, external_bytes=external_mb * 2**20)
         session = open_session(scratch / MODEL_FILE)
-        checked = check(session, twin, trained.reference, trained.transforms, trained.golden)
+        checked = check(session, twin, trained.reference, trained.transforms, trained.golden, crosses)
         golden = Golden(rows=json_rows(trained.golden), probabilities=as_lists(checked.probabilities, inputs.tasks))
         (scratch / GOLDEN_FILE).write_bytes(orjson.dumps(golden.model_dump()))
         manifest = Manifest(

@@ -1,21 +1,26 @@
 """Products of field vectors that stay vectors or matrices; inner products are in ``ctrkit/layers/interaction.py``."""
 
+from collections.abc import Sequence
+from itertools import combinations
+
 import torch
 from torch import Tensor, nn
 
 
-class Pairs(nn.Module):
-    """Both sides of every pair i < j, in the order (0, 1), (0, 2) .. (n - 2, n - 1).
+def all_pairs(fields: int) -> list[tuple[int, int]]:
+    """The pairs i < j: (0, 1), (0, 2) .. (n - 2, n - 1)."""
+    return list(combinations(range(fields), 2))
 
-    ``[batch, fields, dim]`` -> two of ``[batch, fields (fields - 1) / 2, dim]``.
-    """
+
+class Pairs(nn.Module):
+    """Both sides of each pair of fields; of all pairs if none are given. ``[batch, fields, dim]`` -> two of ``[batch, pairs, dim]``."""
 
     left: Tensor
     right: Tensor
 
-    def __init__(self, fields: int) -> None:
+    def __init__(self, fields: int, pairs: Sequence[tuple[int, int]] | None = None) -> None:
         super().__init__()
-        left, right = torch.triu_indices(fields, fields, offset=1)
+        left, right = torch.tensor(all_pairs(fields) if pairs is None else pairs, dtype=torch.int64).reshape(-1, 2).T
         self.register_buffer("left", left, persistent=False)
         self.register_buffer("right", right, persistent=False)
         self.count = len(left)
@@ -25,11 +30,11 @@ class Pairs(nn.Module):
 
 
 class PairwiseProducts(nn.Module):
-    """``v_i * v_j`` of every pair i < j. ``[batch, fields, dim]`` -> ``[batch, fields (fields - 1) / 2, dim]``."""
+    """``v_i * v_j`` of each pair of fields, see ``Pairs``. ``[batch, fields, dim]`` -> ``[batch, pairs, dim]``."""
 
-    def __init__(self, fields: int) -> None:
+    def __init__(self, fields: int, pairs: Sequence[tuple[int, int]] | None = None) -> None:
         super().__init__()
-        self.pairs = Pairs(fields)
+        self.pairs = Pairs(fields, pairs)
 
     def forward(self, vectors: Tensor) -> Tensor:
         left, right = self.pairs(vectors)

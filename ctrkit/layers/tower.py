@@ -17,13 +17,20 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
 
 
 class Tower(nn.Module):
-    """``hidden`` layers of ``dropout(relu(W x + b))``; with ``outputs``, one linear layer on top; with ``batch_norm``, one before each relu.
+    """``hidden`` layers of ``dropout(relu(W x + b))``; with ``outputs``, one linear layer on top; with ``batch_norm`` or
+    ``layer_norm``, one before each relu.
 
     ``[batch, inputs]`` -> ``[batch, outputs or hidden[-1]]``.
     """
 
     def __init__(
-        self, inputs: int, hidden: Sequence[int], outputs: int | None = None, dropout: float = 0.0, batch_norm: bool = False
+        self,
+        inputs: int,
+        hidden: Sequence[int],
+        outputs: int | None = None,
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -31,6 +38,8 @@ class Tower(nn.Module):
             layers.append(linear(inputs, units, bias=not batch_norm))
             if batch_norm:
                 layers.append(BatchNorm(units))
+            if layer_norm:
+                layers.append(nn.LayerNorm(units))
             layers.append(nn.ReLU())
             if dropout:
                 layers.append(nn.Dropout(dropout))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ctrkit import schema
 from ctrkit.config import Embedding, UnifiedEmbedding
 from ctrkit.data.batch import Batch
+from ctrkit.embeddings.crosses import Crosses
 from ctrkit.embeddings.gated import GatedTables
 from ctrkit.embeddings.selection import Selection
 from ctrkit.embeddings.tables import Group, Tables, own_outputs, own_tables
@@ -56,11 +57,13 @@ class RankingModel(nn.Module):
 
     Attributes:
         selection: the ids that have rows in the tables; None is all of them.
+        crosses: pairs of fields that are looked up as one, beside the fields; None is none.
         gate: what a gate's number does to a row, of a model with a group of gates.
     """
 
     Settings: ClassVar[type[schema.Settings]] = schema.Settings
     selection: Selection | None
+    crosses: Crosses | None
     gate: ContinuousGate | None
 
     def __init__(self, inputs: Inputs, dim: int, settings: schema.Settings) -> None:
@@ -71,6 +74,7 @@ class RankingModel(nn.Module):
         self.join: nn.Module = nn.Identity()
         """Of what the tables give, ``forward``'s vectors: more than the identity for a unified embedding."""
         self.selection = None
+        self.crosses = None
         self.gate = None
 
     @classmethod
@@ -150,7 +154,8 @@ class CTRModel(nn.Module):
 
     def __init__(self, dense_arch: RankingModel, settings: Embedding, precision: str = "fp32") -> None:
         super().__init__()
-        inputs = dense_arch.selection.inputs if dense_arch.selection is not None else dense_arch.inputs
+        changed = dense_arch.selection or dense_arch.crosses
+        inputs = changed.inputs if changed is not None else dense_arch.inputs
         groups = dense_arch.groups(settings.width)
         if isinstance(settings, UnifiedEmbedding):
             self.tables: Tables = UnifiedTables(inputs, groups, settings)
@@ -173,6 +178,6 @@ class CTRModel(nn.Module):
 
     def look_up(self, batch: Batch) -> dict[str, Tensor]:
         """What the dense arch takes of a batch's ids."""
-        selection, gate = self.dense_arch.selection, self.dense_arch.gate
-        sparse = batch.sparse if selection is None else selection(batch.sparse)
+        changed, gate = self.dense_arch.selection or self.dense_arch.crosses, self.dense_arch.gate
+        sparse = batch.sparse if changed is None else changed(batch.sparse)
         return self.dense_arch.join(self.tables(sparse) if gate is None else self.tables(sparse, gate))

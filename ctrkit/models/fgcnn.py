@@ -24,7 +24,7 @@ from ctrkit.errors import CtrkitError
 from ctrkit.layers.convolution import FeatureGeneration
 from ctrkit.layers.fields import FieldVectors
 from ctrkit.models.base import RankingModel
-from ctrkit.models.registry import build, check_settings, register
+from ctrkit.models.registry import build, build_search, check_settings, register
 from ctrkit.schema import IdField, Inputs
 
 
@@ -57,7 +57,12 @@ class FGCNN(RankingModel):
         self.vectors = FieldVectors(numeric, dim)
         self.generation_vectors = FieldVectors(numeric, dim)
         self.generator = FeatureGeneration(inputs.count, dim, s.channels, s.kernel, s.pooling, s.new_features)
-        self.classifier = build(s.classifier, _as_id_fields(inputs, self.generator.outputs), dim, s.classifier_settings)
+        features = _as_id_fields(inputs, self.generator.outputs)
+        if build_search(s.classifier, features, dim, s.classifier_settings) is not None:
+            raise CtrkitError(
+                f"model 'fgcnn' cannot take '{s.classifier}' as its classifier: it has a search of its own", "Use ipnn or deepfm"
+            )
+        self.classifier = build(s.classifier, features, dim, s.classifier_settings)
         asked = self.classifier.groups(dim)
         unknown = [g.name for g in asked if g not in (Group("embedding", dim), Group("linear", 1))]
         if unknown or Group("embedding", dim) not in asked:

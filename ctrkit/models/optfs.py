@@ -126,7 +126,7 @@ class OptFSSearch(Search):
         s = settings
         self.gated = gated = Gated(inputs, dim, s)
         deciding = list(gated.numeric_gates.parameters()) if gated.numeric_gates is not None else []
-        super().__init__(gated, s.search_epochs, s.rewind_epoch, s.gate_learning_rate, deciding)
+        super().__init__(gated, s.search_epochs, False, s.rewind_epoch, s.gate_learning_rate, deciding)
         self.final_temperature, self.l1 = s.temperature, s.l1
 
     def advance(self, epoch: int, step: int, steps: int) -> None:

@@ -113,7 +113,7 @@ def build_for(embedding: Embedding, name: str, inputs: Inputs, settings: dict[st
     if isinstance(embedding, UnifiedEmbedding):
         if build_search(name, inputs, embedding.width, settings) is not None:
             raise CtrkitError(
-                f"model '{name}' keeps some rows of a field's table, and a unified embedding has no rows that are one field's",
+                f"model '{name}' decides on single fields' tables, and a unified embedding has none that are one field's",
                 "Leave embedding.kind out, or choose another model",
             )
         groups = dense_arch.groups(embedding.width)

@@ -15,17 +15,25 @@ class Search:
 
     Args:
         model: what is trained.
-        epochs: of the search; 0 if there is nothing to train.
+        epochs: of the search, at most; 0 if there is nothing to train.
+        stops_early: whether it stops as a training does, once the validation is no better, and decides from the best weights.
         rewind_epoch: the other model starts from the weights after so many epochs of the search; None: it starts anew.
         learning_rate: of what decides.
         deciding: the parameters of ``model`` that decide. No weight decay pulls at them, nor at gates.
     """
 
     def __init__(
-        self, model: RankingModel, epochs: int, rewind_epoch: int | None, learning_rate: float, deciding: Sequence[nn.Parameter]
+        self,
+        model: RankingModel,
+        epochs: int,
+        stops_early: bool,
+        rewind_epoch: int | None,
+        learning_rate: float,
+        deciding: Sequence[nn.Parameter],
     ) -> None:
         self.model = model
         self.epochs = epochs
+        self.stops_early = stops_early
         self.rewind_epoch = rewind_epoch
         self.learning_rate = learning_rate
         self.deciding = deciding
@@ -45,7 +53,7 @@ class Search:
         return torch.zeros(())
 
     def decide(self, weights: Mapping[str, Any]) -> Decision:
-        """The decision after the last epoch, from the weights as ``ctrkit.training.run.load_run`` has them."""
+        """The decision after the search, from its weights as ``ctrkit.training.run.load_run`` has them."""
         raise NotImplementedError
 
     def rewound(self, weights: Mapping[str, Any], decision: Decision) -> dict[str, Any]:

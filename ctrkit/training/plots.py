@@ -1,4 +1,4 @@
-"""The two pictures of a run: ``learning_curve.png`` and ``calibration.png``."""
+"""The pictures of a run: ``learning_curve.png``, ``calibration.png`` and, of a search over pairs of fields, ``decision.png``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from ctrkit.training.metrics import calibration, ece, reliability
@@ -78,6 +80,36 @@ def _calibration(axes: Axes, labels: np.ndarray, probabilities: np.ndarray, titl
     measured = f"calibration {calibration(labels, probabilities):.3f}, ece {ece(labels, probabilities):.4f}"
     axes.set_title(f"{title}: {measured}", loc="left", fontsize=11)
     _finish(axes)
+
+
+def pair_map(fields: Sequence[str], pairs: Sequence[dict[str, Any]], methods: Sequence[str], path: Path) -> None:
+    """Field by field, the way chosen for each pair, a colour a way.
+
+    Args:
+        pairs: ``{"fields": [a, b], "method": one of methods}`` each.
+    """
+    place = {name: i for i, name in enumerate(fields)}
+    chosen = np.full((len(fields), len(fields)), np.nan)
+    for pair in pairs:
+        i, j = (place[name] for name in pair["fields"])
+        chosen[i, j] = chosen[j, i] = methods.index(pair["method"])
+    colors = ("#e5e7eb", BLUE, ORANGE)
+    side = min(12.0, 3 + 0.22 * len(fields))
+    figure = Figure(figsize=(side + 2, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(chosen, cmap=ListedColormap(colors), vmin=0, vmax=len(methods) - 1)
+    ticks = range(len(fields))
+    axes.set_xticks(ticks, fields, rotation=90, fontsize=8)
+    axes.set_yticks(ticks, fields, fontsize=8)
+    axes.set_xticks(np.arange(0.5, len(fields) - 1), minor=True)
+    axes.set_yticks(np.arange(0.5, len(fields) - 1), minor=True)
+    axes.grid(which="minor", color="white", linewidth=0.8)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    counts = [sum(pair["method"] == method for pair in pairs) for method in methods]
+    patches = [Patch(color=color, label=f"{method} ({count})") for color, method, count in zip(colors, methods, counts, strict=True)]
+    figure.legend(handles=patches, loc="outside right upper", frameon=False)
+    _save(figure, path)
 
 
 def _finish(axes: Axes) -> None:

@@ -37,7 +37,7 @@ from ctrkit.training.checkpoint import Checkpoints
 from ctrkit.training.distributed import Worker, distribute, gather_full_weights, load_full_weights, mean_loss, process_group
 from ctrkit.training.evaluate import predict
 from ctrkit.training.optim import dense_optimizer
-from ctrkit.training.plots import calibration_plot, learning_curve
+from ctrkit.training.plots import calibration_plot, learning_curve, pair_map
 from ctrkit.training.report import Report, print_plan
 from ctrkit.training.run import (
     RESULT_FILE,
@@ -191,7 +191,7 @@ class _Trainer:
     """One run, or the search before it, in one process; the others do the same in step with it.
 
     Args:
-        search: it, if this is the search; it takes all its epochs, and the weights are not what counts.
+        search: it, if this is the search.
         found: what the search found, if this is the training after it.
     """
 
@@ -207,6 +207,7 @@ class _Trainer:
         found: Found | None = None,
     ) -> None:
         self.search, self.found = search, found
+        self.stops_early = search is None or search.stops_early
         self.experiment, self.dataset, self.run_dir, self.worker, self.console = experiment, dataset, run_dir, worker, console
         self.settings = settings = experiment.training
         self.started = time.perf_counter()
@@ -253,11 +254,13 @@ class _Trainer:
         return result
 
     def run_search(self) -> None:
-        """Trains the search to its end and writes what it found."""
+        """Trains the search and writes what it found."""
         search = cast(Search, self.search)
         with Report(self.console, self.epochs, len(self.loader)) as self.report:
             self._keep_rewind()
             self._fit()
+        if self.progress.best_step is not None:
+            self._load_weights(self._best_weights())
         weights = self._weights()
         if self.tracker is not None:
             save_found(self.run_dir, search, weights, self.progress.seconds + time.perf_counter() - self.started)
@@ -267,6 +270,8 @@ class _Trainer:
         described = self.dense_arch.describe()
         if described is not None and self.tracker is not None:
             write_json(self.run_dir / DECISION_FILE, described)
+            if "pairs" in described:
+                pair_map(described["fields"], described["pairs"], list(described["counts"]), self.run_dir / "decision.png")
             self.console.print(f"Search: {described['summary']}", highlight=False)
 
     def _keep_rewind(self) -> None:
@@ -289,11 +294,11 @@ class _Trainer:
                 self._look_around()
                 if self._done():
                     break
-        if progress.best_step is None and self.search is None:  # resumed with fewer steps than were done, before the first evaluation
+        if progress.best_step is None and self.stops_early:  # resumed with fewer steps than were done, before the first evaluation
             self._evaluate(math.nan)
 
     def _done(self) -> bool:
-        stopped = self.search is None and self.progress.waited >= self.settings.patience
+        stopped = self.stops_early and self.progress.waited >= self.settings.patience
         return self.progress.step >= self.total_steps or stopped
 
     def _look_around(self) -> None:
@@ -420,7 +425,7 @@ class _Trainer:
         best = value > progress.best_value
         if best:
             progress.best_value, progress.waited = value, 0
-            if self.search is None:
+            if self.stops_early:
                 progress.best_step = progress.step
                 weights = self._weights()
                 if self.worker.rank == 0:
@@ -456,6 +461,11 @@ class _Trainer:
             "decision": self.found.decision if self.found is not None else None,
         }
 
+    def _best_weights(self) -> dict[str, Any]:
+        """Every process calls it."""
+        dist.barrier()
+        return torch.load(self.checkpoints.best_path(cast(int, self.progress.best_step)), map_location="cpu", weights_only=True, mmap=True)
+
     def _load_weights(self, weights: dict[str, Any]) -> None:
         self.dense_arch.load_state_dict(weights["dense_arch"])
         load_full_weights(self.model, weights["tables"])
@@ -489,9 +499,7 @@ class _Trainer:
         """Puts the best weights back, scores valid and test with them, and writes what a run is read for."""
         progress = self.progress
         best_step = cast(int, progress.best_step)
-        best = self.checkpoints.best_path(best_step)
-        dist.barrier()
-        self._load_weights(torch.load(best, map_location="cpu", weights_only=True, mmap=True))
+        self._load_weights(self._best_weights())
         scored = {"valid": predict(self.model, self.valid, self.worker.device)}
         if self.dataset.rows["test"]:
             scored["test"] = predict(self.model, self._loader("test"), self.worker.device)
@@ -514,7 +522,7 @@ class _Trainer:
             if "test" in metrics:
                 self.tracker.record("test", progress.step, self._epochs_done(), metrics["test"])
             temporary = self.run_dir / f".{WEIGHTS_FILE}.tmp"
-            shutil.copyfile(best, temporary)
+            shutil.copyfile(self.checkpoints.best_path(best_step), temporary)
             temporary.replace(self.run_dir / WEIGHTS_FILE)
             tasks = self.dataset.inputs.tasks
             learning_curve(read_records(self.run_dir), best_step, self.run_dir / "learning_curve.png", tasks)

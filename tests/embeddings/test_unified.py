@@ -141,7 +141,7 @@ def test_a_row_learns_from_every_field_that_falls_on_it(worker: Worker, l2: floa
     assert not after[0].any()
 
 
-@pytest.mark.parametrize("name", [m.name for m in models() if m.kind == "ranking" and m.name != "optfs"])
+@pytest.mark.parametrize("name", [m.name for m in models() if m.kind == "ranking" and m.name not in ("optfs", "optinter")])
 def test_every_model_trains_and_has_rows_times_width_parameters_whatever_the_fields(name: str, worker: Worker) -> None:
     settings = UnifiedEmbedding(rows=90, dim=4, lookups=3, feature_lookups={"user": 1}, optimizer="sgd", init_std=0.5)
     inputs = INPUTS.model_copy(update={"numeric_fields": ("x",)})

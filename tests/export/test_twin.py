@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from ctrkit.embeddings.tables import Group
 from ctrkit.export.selfcheck import to_batch, to_tensors
 from ctrkit.export.twin import Twin
 from ctrkit.schema import IdField, Inputs
@@ -60,10 +61,10 @@ def test_numbers_alone_make_a_model() -> None:
 
     class Sum(nn.Module):
         def forward(self, embeddings: dict[str, Tensor], dense: Tensor) -> Tensor:
-            assert embeddings == {}
+            assert {name: e.shape for name, e in embeddings.items()} == {"embedding": (2, 0, 4), "linear": (2, 0, 1)}
             return dense.sum(1)
 
-    twin = Twin(inputs, {}, Sum())
+    twin = Twin(inputs, {}, Sum(), groups=[Group("embedding", 4), Group("linear", 1)])
     got = twin({"a@dense": torch.tensor([1.0, 0.0]), "b@dense": torch.tensor([-1.0, 0.0])})
     assert got.tolist() == [0.5, 0.5]
 
@@ -99,7 +100,9 @@ def test_a_sequence_is_laid_out_by_place_or_pooled(histories: list[list[int]]) -
     past = IdField(name="past", rows=5, multi_valued=True, of="item", length=length)
     inputs = Inputs(id_fields=(past, IdField(name="item", rows=5)), numeric_fields=("n",))
     table = torch.tensor([9.0, 0.1, 0.2, 0.3, 0.4]).unsqueeze(1)
-    twin = Twin(inputs, {"embedding/item": table, "linear/item": 10 * table}, recorder := Recorder(), unpooled=["embedding"])
+    twin = Twin(
+        inputs, {"embedding/item": table, "linear/item": 10 * table}, recorder := Recorder(), groups=[Group("embedding", 1, unpooled=True)]
+    )
     lengths = torch.tensor([len(row) for row in histories])
     ids = torch.tensor([i for row in histories for i in row], dtype=torch.int64)
     twin({"item@id": torch.full((rows,), 4), "past@ids": ids, "past.lengths": lengths, "n@dense": torch.zeros(rows)})

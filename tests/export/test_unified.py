@@ -39,7 +39,7 @@ SMALL: dict[str, Any] = {
 }
 """In place of a model's defaults, where it has such a setting."""
 
-MODELS = [m.name for m in models() if m.kind == "ranking" and m.name != "optfs"]
+MODELS = [m.name for m in models() if m.kind == "ranking" and m.name not in ("optfs", "optinter")]
 EACH_GROUP = ("ffm", "fgcnn", "fm", "lr")
 """A model of every kind of group; exporting takes seconds, the others are slow tests."""
 

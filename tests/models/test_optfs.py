@@ -168,7 +168,7 @@ def test_what_is_decided_is_what_is_above_zero() -> None:
 
 
 def test_a_unified_embedding_is_refused() -> None:
-    with pytest.raises(CtrkitError, match="model 'optfs' keeps some rows of a field's table") as raised:
+    with pytest.raises(CtrkitError, match="model 'optfs' decides on single fields' tables") as raised:
         build_for(UnifiedEmbedding(rows=9, dim=4), "optfs", INPUTS, {"base": "fm"})
     assert "embedding.kind" in raised.value.remedy
 
