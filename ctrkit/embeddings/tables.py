@@ -183,9 +183,14 @@ class Tables(nn.Module):
         return {name: _add_decay(e, scale) for name, e in embeddings.items()}
 
 
+def place_keys(sequence: IdField) -> list[str]:
+    """TorchRec's names of a sequence's places."""
+    return [f"{sequence.name}:{place}" for place in range(sequence.length)]
+
+
 def _keys(sequence: IdField, group: Group) -> list[str]:
     """TorchRec's names of the sequence's features in a group: itself, or each of its places."""
-    return [f"{sequence.name}:{place}" for place in range(sequence.length)] if group.unpooled else [sequence.name]
+    return place_keys(sequence) if group.unpooled else [sequence.name]
 
 
 def _places(sparse: KeyedJaggedTensor, sequence: IdField) -> Tensor:

@@ -18,16 +18,17 @@ A cubic over a prime field is 4-wise independent, so that pairs collide as they 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor, PoolingType
 
 from ctrkit.config import UnifiedEmbedding
-from ctrkit.embeddings.tables import Group, Table, Tables, table_name
-from ctrkit.schema import PADDING_ID, Inputs
+from ctrkit.embeddings.tables import Group, Table, Tables, place_keys, table_name
+from ctrkit.schema import PADDING_ID, IdField, Inputs
 
 SHARED = "shared"
 """Owner of the shared tables: their weights are ``<group>/shared``."""
@@ -44,28 +45,33 @@ class Lookups:
         group: its name, and the width of one look-up.
         width: of a field's vector.
         counts: look-ups of each id field.
+        pooled: the id fields, by number, of which the group's tensor holds a vector.
+        by_place: those, sequences, that are looked up place by place.
     """
 
     group: Group
     width: int
     counts: tuple[int, ...]
+    pooled: tuple[int, ...]
+    by_place: tuple[int, ...]
+
+    @property
+    def pooled_counts(self) -> tuple[int, ...]:
+        return tuple(self.counts[field] for field in self.pooled)
 
 
 def plan_lookups(inputs: Inputs, groups: Sequence[Group], settings: UnifiedEmbedding) -> list[Lookups]:
     """The look-ups of every group of a model that was built with vectors ``settings.width`` wide."""
     counts = tuple(settings.feature_lookups.get(field.table, settings.lookups) for field in inputs.id_fields)
+    sequences = tuple(i for i, field in enumerate(inputs.id_fields) if field.of is not None)
     plan = []
     for group in groups:
-        if group.dim % settings.width:
-            plan.append(Lookups(group, group.dim, (1,) * len(counts)))
-        else:
-            plan.append(Lookups(Group(group.name, group.dim // settings.lookups), group.dim, counts))
+        by_place = sequences if group.unpooled else ()
+        pooled = tuple(i for i in range(len(counts)) if i not in by_place)
+        multiplexed = group.dim % settings.width == 0
+        one = replace(group, dim=group.dim // settings.lookups) if multiplexed else group
+        plan.append(Lookups(one, group.dim, counts if multiplexed else (1,) * len(counts), pooled, by_place))
     return plan
-
-
-def most_lookups(plan: Sequence[Lookups]) -> list[int]:
-    """Look-ups of each id field, in the group that has most of them."""
-    return [max(counts) for counts in zip(*(lookups.counts for lookups in plan), strict=True)]
 
 
 def hash_coefficients(field: str, lookup: int) -> list[int]:
@@ -90,36 +96,47 @@ def hash_ids(ids: Tensor, coefficients: Tensor, rows: int) -> Tensor:
 
 
 class UnifiedTables(Tables):
-    """Looks ids up in shared tables: ``KeyedJaggedTensor -> {group: [batch, look-ups of all id fields, width of one]}``."""
+    """Looks ids up in shared tables: ``KeyedJaggedTensor -> {group: [batch, look-ups of all id fields, width of one]}``.
+
+    Of a sequence that is looked up by place, which that tensor does not hold, ``<group>/<field>`` is ``[batch, look-ups of all its
+    places, width of one]``, and ``mask/<field>`` is as of ``Tables``.
+    """
 
     def __init__(self, inputs: Inputs, groups: Sequence[Group], settings: UnifiedEmbedding, device: torch.device | str = "meta") -> None:
         fields = inputs.id_fields
         plan = plan_lookups(inputs, groups, settings)
-        tables = [
-            Table(lookups.group, SHARED, settings.rows, tuple(_keys(inputs, lookups.counts)), PoolingType.SUM) for lookups in plan if fields
-        ]
-        outputs = {p.group.name: (p.group, [(table_name(p.group.name, SHARED), key) for key in _keys(inputs, p.counts)]) for p in plan}
-        super().__init__(tables, outputs, settings, device=device)
+        tables = [Table(p.group, SHARED, settings.rows, tuple(_keys(fields, p)), PoolingType.SUM) for p in plan if fields]
+        outputs = {}
+        for p in plan:
+            table = table_name(p.group.name, SHARED)
+            outputs[p.group.name] = p.group, [(table, key) for f in p.pooled for key in _lookups(fields[f].name, p.counts[f])]
+            for f in p.by_place:
+                keys = [key for place in place_keys(fields[f]) for key in _lookups(place, p.counts[f])]
+                outputs[f"{p.group.name}/{fields[f].name}"] = p.group, [(table, key) for key in keys]
+        by_place = {f for p in plan for f in p.by_place}
+        super().__init__(tables, outputs, settings, [fields[f] for f in sorted(by_place)], device)
         self.rows = settings.rows
-        counts = most_lookups(plan)
-        self.multiplexed = _keys(inputs, counts)
-        self.field_of = [f for f, count in enumerate(counts) for _ in range(count)]
-        salts = [hash_coefficients(fields[f].table, k) for f, count in enumerate(counts) for k in range(count)]
+        self.multiplexed = list(dict.fromkeys(key for p in plan for key in _keys(fields, p)))
+        names = [*(field.name for field in fields), *(place for f in sorted(by_place) for place in place_keys(fields[f]))]
+        owners = {name: field for field in fields for name in (field.name, *place_keys(field))}
+        sources = [key.rpartition("#") for key in self.multiplexed]
+        self.source_of = [names.index(name) for name, _, _ in sources]
+        salts = [hash_coefficients(owners[name].table, int(k)) for name, _, k in sources]
         self.coefficients = torch.tensor(salts, dtype=torch.int64).reshape(-1, _COEFFICIENTS).T
         self.means = [field.multi_valued and field.pooling == "mean" for field in fields]
-        self.owners = {lookups.group.name: [f for f, count in enumerate(lookups.counts) for _ in range(count)] for lookups in plan}
+        self.owners = {p.group.name: [f for f in p.pooled for _ in range(p.counts[f])] for p in plan}
 
     def look_up(self, sparse: KeyedJaggedTensor) -> dict[str, Tensor]:
         embeddings = super().look_up(self.multiplex(sparse))
         if not any(self.means):
             return embeddings
-        lengths = sparse.lengths().view(len(self.means), -1).T  # [batch, fields]
+        lengths = sparse.lengths().view(len(sparse.keys()), -1)[: len(self.means)].T  # [batch, fields]
         share = torch.where(lengths.new_tensor(self.means, dtype=torch.bool), lengths.clamp(min=1), 1).unsqueeze(2)
-        return {name: e / share[:, self.owners[name]] for name, e in embeddings.items()}
+        return embeddings | {name: embeddings[name] / share[:, owners] for name, owners in self.owners.items()}
 
     def multiplex(self, sparse: KeyedJaggedTensor) -> KeyedJaggedTensor:
-        """Ids of the fields -> rows of the shared table, under a key ``<field>#<k>`` for every look-up."""
-        repeated = sparse.permute(self.field_of)
+        """Ids of the fields, and of places -> rows of the shared table, under a key ``<field>#<k>`` for every look-up."""
+        repeated = sparse.permute(self.source_of)
         lengths = repeated.length_per_key()
         values = repeated.values()
         salts = self.coefficients.to(values.device)
@@ -136,16 +153,26 @@ class UnifiedTables(Tables):
 class JoinLookups(nn.Module):
     """A field's look-ups side by side, projected where they are not as wide as a field must be.
 
-    ``{group: [batch, look-ups of all id fields, width of one]} -> {group: [batch, id fields, width]}``
+    ``{group: [batch, look-ups of all id fields, width of one]} -> {group: [batch, id fields, width]}``, and of a sequence by place
+    ``{<group>/<field>: [batch, look-ups of all its places, width of one]} -> {<group>/<field>: [batch, length, width]}``; masks stay.
     """
 
-    def __init__(self, plan: Sequence[Lookups]) -> None:
+    def __init__(self, inputs: Inputs, plan: Sequence[Lookups]) -> None:
         super().__init__()
         self.plan = plan
-        self.projections = nn.ModuleDict({lookups.group.name: _Projections(lookups) for lookups in plan})
+        self.sequences = {f"{p.group.name}/{inputs.id_fields[f].name}": (p, f) for p in plan for f in p.by_place}
+        self.projections = nn.ModuleDict({p.group.name: _Projections(p) for p in plan})
 
     def forward(self, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: self.projections[name](looked_up) for name, looked_up in embeddings.items()}
+        joined = {}
+        for name, looked_up in embeddings.items():
+            if name in self.sequences:
+                p, field = self.sequences[name]
+                projections = cast(_Projections, self.projections[p.group.name])
+                joined[name] = projections.of_field(field, looked_up.unflatten(1, (-1, p.counts[field])).flatten(2))
+            else:
+                joined[name] = self.projections[name](looked_up) if name in self.projections else looked_up
+        return joined
 
 
 class _Projections(nn.Module):
@@ -160,14 +187,23 @@ class _Projections(nn.Module):
         )
 
     def forward(self, looked_up: Tensor) -> Tensor:
+        p = self.lookups
         if not self.odd:
-            return looked_up.reshape(looked_up.shape[0], len(self.lookups.counts), self.lookups.width)
-        fields = []
-        for f, vectors in enumerate(looked_up.split(list(self.lookups.counts), dim=1)):
-            flat = vectors.flatten(1)
-            fields.append(self.odd[str(f)](flat) if str(f) in self.odd else flat)
-        return torch.stack(fields, dim=1)
+            return looked_up.reshape(looked_up.shape[0], len(p.pooled), p.width)
+        vectors = looked_up.split(list(p.pooled_counts), dim=1)
+        return torch.stack([self.of_field(f, v.flatten(1)) for f, v in zip(p.pooled, vectors, strict=True)], dim=1)
+
+    def of_field(self, field: int, vectors: Tensor) -> Tensor:
+        """A field's look-ups, side by side in the last dim, in the group's width."""
+        return self.odd[str(field)](vectors) if str(field) in self.odd else vectors
 
 
-def _keys(inputs: Inputs, counts: Sequence[int]) -> list[str]:
-    return [f"{field.name}#{k}" for field, count in zip(inputs.id_fields, counts, strict=True) for k in range(count)]
+def _lookups(key: str, count: int) -> list[str]:
+    return [f"{key}#{k}" for k in range(count)]
+
+
+def _keys(fields: Sequence[IdField], lookups: Lookups) -> list[str]:
+    """All keys of a group: its fields', then those of places."""
+    places = [(place, f) for f in lookups.by_place for place in place_keys(fields[f])]
+    sources = [*((fields[f].name, f) for f in lookups.pooled), *places]
+    return [key for name, f in sources for key in _lookups(name, lookups.counts[f])]

@@ -189,14 +189,17 @@ class SharedLookup(nn.Module):
         self.groups = nn.ModuleDict({p.group.name: _SharedGroup(inputs, p, tables[f"{p.group.name}/{SHARED}"]) for p in plan})
 
     def forward(self, ids: Mapping[str, Tensor], by_name: Mapping[str, Bag]) -> dict[str, Tensor]:
-        """Ids of the single-valued fields, each ``[rows]``, and bags -> group -> ``[rows, look-ups of all id fields, width of one]``."""
+        """Ids of the single-valued fields, each ``[rows]``, and bags -> what ``UnifiedTables`` gives."""
         stacked = torch.stack([ids[field.name] for field in self.single], dim=1) if self.single else None
         bags = [by_name[field.name] for field in self.multi]
-        return {name: group(stacked, bags) for name, group in self.groups.items()}
+        found: dict[str, Tensor] = {}
+        for group in self.groups.values():
+            found |= group(stacked, bags)
+        return found
 
 
 class _SharedGroup(nn.Module):
-    """One shared table: a Gather for the look-ups of all single-valued fields, and one for those of each bag."""
+    """One shared table: a Gather for the look-ups of all single-valued fields, and one for those of each bag or sequence by place."""
 
     table: Tensor
     owner: Tensor
@@ -206,24 +209,34 @@ class _SharedGroup(nn.Module):
     def __init__(self, inputs: Inputs, lookups: Lookups, table: Tensor) -> None:
         super().__init__()
         single, multi = by_kind(inputs)
+        self.name = lookups.group.name
+        self.by_place = {inputs.id_fields[f].name for f in lookups.by_place}
         counts = dict(zip(inputs.id_fields, lookups.counts, strict=True))
         stored = [(field, k) for field in single + multi for k in range(counts[field])]
         self.counts = [counts[field] for field in multi]
         self.register_buffer("table", torch.cat([torch.zeros_like(table[:1]), table[1:]]))
         self.register_buffer("owner", torch.tensor([i for i, field in enumerate(single) for _ in range(counts[field])], dtype=torch.int64))
         self.register_buffer("salts", torch.tensor([hash_coefficients(field.table, k) for field, k in stored]).T.contiguous())
-        wanted = [(field, k) for field in inputs.id_fields for k in range(counts[field])]
-        self.register_buffer("order", torch.tensor([stored.index(lookup) for lookup in wanted]))
+        pooled = [(field, k) for field, k in stored if field.name not in self.by_place]
+        wanted = [(inputs.id_fields[f], k) for f in lookups.pooled for k in range(lookups.counts[f])]
+        self.register_buffer("order", torch.tensor([pooled.index(lookup) for lookup in wanted], dtype=torch.int64))
 
-    def forward(self, ids: Tensor | None, bags: Sequence[Bag]) -> Tensor:
+    def forward(self, ids: Tensor | None, bags: Sequence[Bag]) -> dict[str, Tensor]:
         salts = self.salts.split([len(self.owner), *self.counts], dim=1)
-        parts = []
+        parts, found = [], {}
         if ids is not None:
             parts.append(functional.embedding(hash_ids(ids.index_select(1, self.owner), salts[0], len(self.table)), self.table))
         for bag, mine in zip(bags, salts[1:], strict=True):
-            vectors = functional.embedding(hash_ids(bag.ids.unsqueeze(1), mine.unsqueeze(1), len(self.table)), self.table)
-            parts.append(bag.pool(vectors.flatten(1)).unflatten(1, (vectors.shape[1], vectors.shape[2])))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1).index_select(1, self.order)
+            if bag.field.name in self.by_place:
+                places = Places(bag)
+                rows = hash_ids(places.ids.unsqueeze(2), mine.reshape(len(mine), 1, 1, -1), len(self.table))
+                found[f"{self.name}/{bag.field.name}"] = functional.embedding(rows, self.table).flatten(1, 2)
+                found[f"mask/{bag.field.name}"] = places.ids != PADDING_ID
+            else:
+                vectors = functional.embedding(hash_ids(bag.ids.unsqueeze(1), mine.unsqueeze(1), len(self.table)), self.table)
+                parts.append(bag.pool(vectors.flatten(1)).unflatten(1, (vectors.shape[1], vectors.shape[2])))
+        found[self.name] = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1).index_select(1, self.order)
+        return found
 
 
 def by_kind(inputs: Inputs) -> tuple[list[IdField], list[IdField]]:

@@ -54,7 +54,7 @@ class OptInterSettings(schema.Settings):
     tail_buckets: int = Field(100, ge=1, description="rows that the other pairs of values of two fields share, by hash")
     search_epochs: int = Field(10, ge=1, description="epochs of the search, at most; it stops early as a training does")
     temperature: float = Field(0.01, gt=0, le=1, description="of the choice at the search's end")
-    choice_learning_rate: float = Field(1e-2, gt=0, description="of what decides; a log of many millions of rows needs less")
+    choice_learning_rate: float = Field(3e-2, gt=0, description="of what decides; a log of many millions of rows needs less")
     hidden: Hidden = (400, 400, 400)
     dropout: Dropout = 0.0
     layer_norm: bool = Field(False, description="normalise each hidden layer before its relu, as the paper does")

@@ -107,7 +107,7 @@ def build_for(embedding: Embedding, name: str, inputs: Inputs, settings: dict[st
     """``build`` with the width of vectors, the treatment of numbers and the look-ups that ``embedding`` says.
 
     Raises:
-        CtrkitError: as ``build``; or a unified embedding, with a model that attends to sequences or that a search decides on.
+        CtrkitError: as ``build``; or a unified embedding, with a model that a search decides on.
     """
     dense_arch = build(name, inputs, embedding.width, settings, embedding.numeric, decision)
     if isinstance(embedding, UnifiedEmbedding):
@@ -117,12 +117,7 @@ def build_for(embedding: Embedding, name: str, inputs: Inputs, settings: dict[st
                 "Leave embedding.kind out, or choose another model",
             )
         groups = dense_arch.groups(embedding.width)
-        if any(group.unpooled for group in groups):
-            raise CtrkitError(
-                f"model '{name}' looks a sequence up place by place, which a unified embedding does not do",
-                "Leave embedding.kind out, or choose a model that takes the sequence's mean, such as autoint",
-            )
-        dense_arch.join = JoinLookups(plan_lookups(inputs, groups, embedding))
+        dense_arch.join = JoinLookups(inputs, plan_lookups(inputs, groups, embedding))
     return dense_arch
 
 

@@ -77,7 +77,7 @@ def test_neighbouring_ids_collide_as_random_ones_do() -> None:
 def make(settings: UnifiedEmbedding, worker: Worker) -> tuple[Distributed, Recorder]:
     torch.manual_seed(0)
     recorder = Recorder(INPUTS, DIM)
-    recorder.join = JoinLookups(plan_lookups(INPUTS, recorder.groups(settings.width), settings))
+    recorder.join = JoinLookups(INPUTS, plan_lookups(INPUTS, recorder.groups(settings.width), settings))
     return distribute(CTRModel(recorder, settings), settings, worker, seed=0), recorder
 
 
@@ -167,3 +167,40 @@ def test_another_number_of_lookups_costs_its_projection_alone() -> None:
         for f in ({}, {"user": 5})
     )
     assert wider - plain == (5 * 4) * (2 * 4)
+
+
+def test_a_sequence_by_place_is_hashed_as_its_target_is(worker: Worker) -> None:
+    """Zeros in front of a shorter history, each place's look-ups side by side, and a field of other look-ups projected."""
+    inputs = Inputs(
+        id_fields=(
+            IdField(name="seen", rows=9, multi_valued=True, of="item", length=3),
+            IdField(name="item", rows=9),
+            IdField(name="user", rows=5),
+        ),
+        numeric_fields=(),
+    )
+    rows = [([1, 2], [2], [1]), ([], [1], [2]), ([3, 8, 3], [3], [4])]
+    settings = UnifiedEmbedding(rows=40, dim=2, lookups=2, feature_lookups={"user": 1, "item": 3}, init_std=1.0)
+
+    recorder = Recorder(inputs, 4, unpooled=True)
+    recorder.join = JoinLookups(inputs, plan_lookups(inputs, recorder.groups(settings.width), settings))
+    distributed = distribute(CTRModel(recorder, settings), settings, worker, seed=1)
+    distributed.model(batch_of(inputs, rows))
+
+    weights = gather_full_weights(distributed.model)
+    table = weights["embedding/shared"]
+
+    def vectors(field: str, ids: Tensor, lookups: int) -> Tensor:
+        salts = torch.tensor([hash_coefficients(field, k) for k in range(lookups)]).T
+        found = [table[hash_ids(ids, salts[:, k], 40)] for k in range(lookups)]
+        return torch.cat(found, dim=-1)
+
+    projections = recorder.join.projections["embedding"].odd
+    padded = torch.tensor([[0, 1, 2], [0, 0, 0], [3, 8, 3]])
+    places = vectors("item", padded, 3) @ projections["0"].weight.T
+    torch.testing.assert_close(recorder.seen["embedding/seen"], places * (padded != 0).unsqueeze(2))
+    item = vectors("item", torch.tensor([2, 1, 3]), 3) @ projections["1"].weight.T
+    user = vectors("user", torch.tensor([1, 2, 4]), 1) @ projections["2"].weight.T
+    torch.testing.assert_close(recorder.seen["embedding"], torch.stack([item, user], dim=1))
+    assert recorder.seen["mask/seen"].tolist() == (padded != 0).tolist()
+    assert recorder.seen["linear"].shape == (3, 3, 1)

@@ -110,7 +110,7 @@ def test_padding_counts_for_nothing_whatever_its_row_holds() -> None:
     class Sum(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.join = JoinLookups(plan_lookups(inputs, [Group("embedding", 2)], settings))
+            self.join = JoinLookups(inputs, plan_lookups(inputs, [Group("embedding", 2)], settings))
 
         def forward(self, embeddings: dict[str, Tensor], dense: Tensor) -> Tensor:
             return embeddings["embedding"].sum((1, 2))
