@@ -25,10 +25,15 @@ def averages(settings: tuple[str, ...], runs: Sequence[dict[str, Any]]) -> dict[
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
-    """``averages`` for people."""
+    """``averages`` for people; one seed has no spread."""
+
+    def metric(name: str) -> str:
+        spread = f" ± {row[f'{name}_std']:.4f}" if row["seeds"] > 1 else ""
+        return f"{row[name]:.4f}{spread}"
+
     return [
-        f"{row['auc']:.4f} ± {row['auc_std']:.4f}",
-        f"{row['logloss']:.4f} ± {row['logloss_std']:.4f}",
+        metric("auc"),
+        metric("logloss"),
         str(row["seeds"]),
         f"{row['params']:,}",
         f"{row['samples_per_s']:,}",
