@@ -185,6 +185,8 @@ def model_names(repo: str | Path) -> list[str]:
     if not folder.is_dir():
         raise CtrkitError(f"no model repository at '{repo}'", "Give the folder that `ctrkit export RUN --to REPO` wrote")
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".") and versions(entry))
+    if not names and (versions(folder) or (folder / MANIFEST_FILE).is_file()):
+        raise CtrkitError(f"'{repo}' is a model, not a repository of models", "Give the folder that holds it, the REPO of `ctrkit export`")
     if not names:
         raise CtrkitError(f"the model repository '{repo}' holds no model", "Write one with `ctrkit export RUN --to REPO`")
     return names

@@ -368,6 +368,16 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A key that is there twice is an error: YAML's own loader would quietly take the second value."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' is there twice", key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
 
 class _Dumper(yaml.SafeDumper):
     """Quotes what ``_Loader`` would not read as text."""
@@ -487,17 +497,25 @@ def explain(error: ValidationError, root: type[BaseModel], tree: object = None) 
         tree: what was validated; entries of its lists are then called by their ``name``.
     """
     lines = []
-    for finding in error.errors():
+    findings = error.errors()
+    for finding in findings:
         location = finding["loc"]
         where = _where(location, tree)
+        below = [f for f in findings if f["loc"][: len(location)] == location and f is not finding]
+        if finding["type"] == "too_short" and below:
+            continue  # entries with errors of their own are not counted as entries
         if finding["type"] == "extra_forbidden":
             lines.append(f"unknown key '{where}'. {nearest(str(location[-1]), _known_keys(root, location[:-1]))}")
         elif finding["type"] == "missing":
             lines.append(f"'{where}' is required")
         elif finding["type"] in ("model_type", "model_attributes_type"):
             lines.append(f"'{where}' is a group of settings, not {finding['input']!r}: give its keys below it")
+        elif finding["type"] == "union_tag_invalid":
+            context = finding.get("ctx", {})
+            tags = re.findall(r"'([^']*)'", context["expected_tags"])
+            lines.append(f"{where}: unknown kind '{context['tag']}'. {nearest(context['tag'], tags)}")
         else:
-            message = finding["msg"].removeprefix("Value error, ")
+            message = finding["msg"].removeprefix("Value error, ").replace("Tuple", "List").replace("a valid tuple", "a list")
             given = f", not {finding['input']!r}" if isinstance(finding["input"], str | int | float | bool) else ""
             lines.append(f"{where}: {message}{given}" if where else message)
     return "; ".join(dict.fromkeys(lines))

@@ -22,8 +22,11 @@ def _sentence(text: str) -> str:
 
 
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
-    """`did you mean 'x'` for a misspelt word, or the list of what is known."""
+    """`did you mean 'x'` for a misspelt word, whatever its case, or the list of what is known."""
     import difflib
 
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(sorted(known))}"
+    lower: dict[str, str] = {}
+    for name in known:
+        lower.setdefault(name.lower(), name)
+    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5)
+    return f"Did you mean '{lower[close[0]]}'?" if close else f"Known: {', '.join(sorted(known))}"

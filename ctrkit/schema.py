@@ -16,9 +16,9 @@ MISSING_INT = -(2**63)
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, and an unknown key is an error."""
+    """Base of all settings: frozen; an unknown key is an error, and so is a number that is infinite or none."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Kind(StrEnum):
@@ -144,6 +144,11 @@ class Feature(Settings):
     def is_id(self) -> bool:
         """Whether the model sees an id (a table look-up) rather than a float."""
         return self.kind is not Kind.NUMERIC or isinstance(self.transform, Buckets)
+
+    def id_field(self, rows: int) -> "IdField":
+        """The field of a feature with ids, in a table of so many rows."""
+        length = self.max_length if self.of is not None else 0
+        return IdField(name=self.name, rows=rows, multi_valued=self.multi_valued, pooling=self.pooling, of=self.of, length=length)
 
 
 class IdField(Settings):

@@ -145,7 +145,13 @@ def explain(
         str | None,
         typer.Option("--row-json", metavar="ROW", help="Explain this row alone: raw values, as a client sends them.", show_default=False),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for page, pictures and JSON. Default: RUN/explain.", show_default=False)] = None,
+    task: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which of several labels. Default: the main one.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for page, pictures and JSON. Default: RUN/explain, or RUN/explain/TASK.", show_default=False),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show why a trained run predicts what it predicts: over a split, or for one row. Writes HTML, PNG and JSON."""
@@ -153,7 +159,9 @@ def explain(
         _require("training")
         from pipelines.explain import explain_run
 
-        screen.result(explain_run(run, screen, split=split, rows=rows, repeats=repeats, seed=seed, row=row, row_json=row_json, out=out))
+        screen.result(
+            explain_run(run, screen, split=split, rows=rows, repeats=repeats, seed=seed, row=row, row_json=row_json, task=task, out=out)
+        )
 
 
 @app.command(rich_help_panel=OWN)

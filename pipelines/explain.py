@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ctrkit.errors import CtrkitError
+from ctrkit.explain.drawing import Picture
 from ctrkit.explain.explainer import Explainer, open_run
 from ctrkit.explain.page import row_page, split_page
-from ctrkit.explain.pictures import Picture
 from pipelines.terminal import Terminal, to_json
 
 
@@ -22,6 +22,7 @@ def explain_run(
     seed: int = 0,
     row: int | None = None,
     row_json: str | None = None,
+    task: str | None = None,
     out: Path | None = None,
 ) -> dict[str, Any]:
     """Explains a split, or one row if one is named; {html, json, pictures, seconds} and the gist of it.
@@ -31,21 +32,23 @@ def explain_run(
         repeats: shuffles of each field's values.
         row: number of a raw row that the run kept.
         row_json: a row as a client would send it, instead.
-        out: folder; default ``<run>/explain``.
+        task: which of several labels; the main one unless given.
+        out: folder; default ``<run>/explain``, of several labels ``<run>/explain/<task>``.
 
     Raises:
-        CtrkitError: no finished run, no such split or row, or a row that does not fit the features.
+        CtrkitError: no finished run, no such split, row or task, or a row that does not fit the features.
     """
     if row is not None and row_json is not None:
         raise CtrkitError("--row and --row-json each name a row", "Give one of them")
     started = time.perf_counter()
     given = _parse(row_json) if row_json is not None else None
-    with open_run(run) as explainer:
+    with open_run(run, task) as explainer:
+        default = run / "explain" / (explainer.task or "")
         if row is None and row_json is None:
             said, name, page, drawn, content = _split(explainer, split, rows, repeats, seed, screen)
         else:
             said, name, page, drawn, content = _row(explainer, row, given, screen)
-    written = _write(Path(out) if out is not None else run / "explain", name, page, drawn, content)
+    written = _write(Path(out) if out is not None else default, name, page, drawn, content)
     screen.console.print(f"wrote {written['html']}")
     return {**written, **said, "seconds": time.perf_counter() - started}
 

@@ -9,8 +9,10 @@ if TYPE_CHECKING:
 
 def export_run_to(run: Path, to: Path, name: str | None, screen: "Terminal") -> dict[str, Any]:
     """Exports and says what came of it."""
+    from ctrkit.training.report import size_words
+
     done = export_run(run, to, name)
-    screen.console.print(f"wrote {done['bundle']} ({done['bytes'] / 2**20:.1f} MB)")
+    screen.console.print(f"wrote {done['bundle']} ({size_words(done['bytes'])})")
     screen.console.print(f"trained model (reloaded), serving twin and ONNX graph differ by at most {done['max_abs_diff']:.1e}")
     return done
 

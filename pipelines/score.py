@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from ctrkit.bundle import Bundle
-    from ctrkit.data.readers import Chunk
+    from ctrkit.data.readers import Chunk, LogReader
     from pipelines.terminal import Terminal
 
 READ_ROWS = 65_536
@@ -67,6 +67,7 @@ def score(
     data = load_config(config).data if config else None
     needed = [*(feature.name for feature in opened.features), *keep]
     log = LogReader(data or FileLayout(), find_files(str(input)), data.joins if data else (), needed, READ_ROWS)
+    _check_columns(log, opened, keep, told=config is not None)
     opened.session  # noqa: B018  loaded before the clock starts
     start = time.perf_counter()
     rows = 0
@@ -81,6 +82,30 @@ def score(
     if screen:
         screen.console.print(f"scored {rows:,} rows in {seconds:.1f} s ({rows / seconds:,.0f} rows/s): {output}")
     return {"rows": rows, "rows_per_s": round(rows / seconds, 1), "output": str(output), "seconds": round(seconds, 3)}
+
+
+def _check_columns(log: "LogReader", bundle: "Bundle", keep: Sequence[str], told: bool) -> None:
+    """Whether all columns are there; ``told``: by a config how the file is laid out.
+
+    Raises:
+        CtrkitError: one is not.
+    """
+    from ctrkit.errors import CtrkitError
+
+    names: list[str] = []
+    try:
+        names = log.columns()
+        log.require([*(feature.name for feature in bundle.features if feature.history is None), *keep])
+    except CtrkitError as error:
+        if told or len(names) > 1:
+            raise
+        raise CtrkitError(error.problem, f"{error.remedy}, in an experiment that you name with --config") from error
+    made = [feature.name for feature in bundle.features if feature.history is not None and feature.name not in names]
+    if made:
+        raise CtrkitError(
+            f"the input has no column '{made[0]}': a history, which prepare made of the log",
+            "Give it as a column: the values of earlier rows, the most recent last",
+        )
 
 
 def _predictions(bundle: "Bundle", chunks: "Iterable[Chunk]", threads: int) -> "Iterator[tuple[pl.DataFrame, np.ndarray]]":

@@ -7,7 +7,7 @@ from typing import Any
 from ctrkit.config import Experiment
 from ctrkit.data.dataset import dataset_dir, open_dataset
 from ctrkit.errors import CtrkitError
-from ctrkit.models.registry import check_settings
+from ctrkit.training.check import check_experiment
 from ctrkit.training.trainer import train
 from pipelines.prepare import prepared
 from pipelines.terminal import Terminal
@@ -19,7 +19,7 @@ def train_experiment(experiment: Experiment, run_dir: Path | None, resume: bool,
     Returns:
         ``{run, valid, test, samples_per_s, params, epochs, seconds, ..}``; ``valid`` and ``test`` hold the metrics of the best weights.
     """
-    check_settings(experiment.model.name, experiment.model.settings, experiment.tasks)
+    check_experiment(experiment)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and open_dataset(experiment) is None:
         raise CtrkitError(
             f"several processes train on a prepared dataset, and there is none at '{dataset_dir(experiment)}'",

@@ -7,7 +7,7 @@ from ctrkit.config import Experiment
 from ctrkit.data.prepare import check_columns
 from ctrkit.data.readers import open_log
 from ctrkit.errors import CtrkitError
-from ctrkit.models.registry import check_settings
+from ctrkit.training.check import check_experiment
 from pipelines.terminal import Terminal
 
 
@@ -22,7 +22,7 @@ def validate_experiment(experiment: Experiment, screen: Terminal) -> dict[str, A
     """
     problems: list[str] = []
     needed = _noting(problems, lambda: check_columns(experiment))
-    _noting(problems, lambda: check_settings(experiment.model.name, experiment.model.settings, experiment.tasks))
+    _noting(problems, lambda: check_experiment(experiment))
     if problems:
         raise CtrkitError(" ".join(problems))
     part = "path" if experiment.data.path is not None else "train"

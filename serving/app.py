@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 
 import ctrkit
 from ctrkit.bundle import Bundle
@@ -79,6 +79,8 @@ def create_app(
     @app.get("/v1/models/{name}", tags=["models"], response_model=ModelDescription, responses={404: {"model": Refusal}})
     async def model(name: str, version: str | None = None) -> Response:
         """A model's features, and its metrics in training."""
+        if ":" in name:  # a way to ask a model, not a model's name
+            raise HTTPException(405)
         return json_response(_description(repository, repository.bundle(name, version)))
 
     @app.get("/healthz", tags=["health"])

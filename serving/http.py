@@ -29,7 +29,7 @@ async def read_body(request: Request, max_bytes: float) -> bytes:
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """422 names the place in the body, 404 the known models, 413 the limit, 503 what the service waits for."""
+    """422 names the place in the body, 404 the known models, 405 how models are asked, 413 the limit, 503 what the service waits for."""
 
     async def invalid(_: Request, error: Any) -> Response:
         return json_response({"detail": [{"loc": ["body", *error.location], "msg": error.problem, "type": "value_error"}]}, 422)
@@ -37,6 +37,12 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(InvalidBody, invalid)
     for kind, status in ((UnknownModel, 404), (TooLarge, 413), (NotReady, 503)):
         app.add_exception_handler(kind, _refusal(status))
+    app.add_exception_handler(405, _not_asked_like_this)
+
+
+async def _not_asked_like_this(request: Request, _: Exception) -> Response:
+    how = "POST asks a model: /v1/models/<name>:score or :rank. GET describes it: /v1/models/<name>. See /docs."
+    return json_response({"detail": f"{request.method} {request.url.path} is not answered. {how}"}, 405)
 
 
 def _refusal(status: int) -> Any:

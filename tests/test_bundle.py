@@ -99,3 +99,10 @@ def test_an_empty_repository_is_one_clear_error(tmp_path: Path) -> None:
         model_names(tmp_path)
     with pytest.raises(CtrkitError, match="no model repository at"):
         model_names(tmp_path / "nowhere")
+
+
+def test_a_models_folder_is_told_from_a_repository(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path)
+    for path in (folder, folder.parent):
+        with pytest.raises(CtrkitError, match="is a model, not a repository of models. Give the folder that holds it"):
+            model_names(path)

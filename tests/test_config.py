@@ -159,7 +159,7 @@ def test_transforms(load: Any, entry: str, expected: object) -> None:
         ),
         ("{name: x, kind: categorical, transform: log1p}", "cannot take the transform 'log1p'; use one of: vocabulary, hash"),
         ("{name: x, kind: categorical, transform: {kind: hash}}", "'features.x.transform.buckets' is required"),
-        ("{name: x, kind: categorical, transform: hsh}", "features.x.transform: Input tag 'hsh'"),
+        ("{name: x, kind: categorical, transform: hsh}", "features.x.transform: unknown kind 'hsh'. Did you mean 'hash'?"),
         (
             "{name: x, kind: categorical, transform: {min_cuont: 3}}",
             "unknown key 'features.x.transform.min_cuont'. Did you mean 'min_count'?",
@@ -231,7 +231,11 @@ def test_the_last_override_wins_and_a_value_may_hold_an_equals_sign(load: Any) -
         ("split.test=1.5", "a fraction below 1, or a whole number of rows"),
         ("split.valid=0.95", "must leave rows to train on"),
         ("embedding={l2: 1e-5, l2_rows: all}", "needs optimizer: adam"),
-        ("features=[]", "features: "),
+        ("features=[]", "features: List should have at least 1 item"),
+        ("features=5", "features: Input should be a list, not 5"),
+        ("embedding.numeric=autodiss", "embedding.numeric: unknown kind 'autodiss'. Did you mean 'autodis'?"),
+        ("embedding.init_std=.inf", "embedding.init_std: Input should be a finite number"),
+        ("Training.epochs=3", "Did you mean 'training'?"),
         ("name=a/b", "name: "),
     ],
 )
@@ -244,6 +248,11 @@ def test_override_errors(load: Any, override: str, expected: str) -> None:
 def test_several_findings_come_in_one_line(load: Any) -> None:
     said = message(load, SMALL + "trainig: {epochs: 3}\nsplt: {}\n")
     assert "'training'" in said and "'split'" in said
+
+
+def test_an_entry_that_is_wrong_is_not_said_to_be_missing_too(load: Any) -> None:
+    said = message(load, SMALL, "features=[{name: x, kind: numerical}]")
+    assert said.count("features") == 2, "once in what was given, and once in what is wrong with it"
 
 
 # -- a unified embedding
@@ -262,7 +271,7 @@ def test_a_unified_embedding_hashes_what_has_no_transform(load: Any) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("embedding={kind: unifed}", "embedding: Input tag 'unifed' found using 'kind' does not match any of the expected tags"),
+        ("embedding={kind: unifed}", "embedding: unknown kind 'unifed'. Did you mean 'unified'?"),
         ("embedding.kind=unified", "'embedding.rows' is required"),
         ("embedding={kind: unified, rows: 1}", "embedding.rows: Input should be greater than or equal to 2"),
         ("embedding={kind: unified, rows: 3000000000}", "embedding.rows: Input should be less than or equal to 2147483647"),
@@ -332,6 +341,7 @@ def test_weights_that_fit_no_label(load: Any, weights: str, expected: str) -> No
         ("", "does not hold settings"),
         ("- a\n- b\n", "does not hold settings"),
         ("name: [a\nlabel: b", "is not valid YAML"),
+        ("name: a\ntraining:\n  epochs: 3\n  epochs: 4\n", "the key 'epochs' is there twice in \"<unicode string>\", line 4"),
         ("name: a", "'data' is required; 'label' is required; 'features' is required"),
     ],
 )

@@ -101,6 +101,8 @@ def test_a_long_value_is_shortened_in_the_message() -> None:
 def test_an_unknown_feature_names_the_nearest_one() -> None:
     with pytest.raises(RowError, match="row 1, field 'pryce': unknown feature. Did you mean 'price'?"):
         rows_to_columns([{}, {"pryce": 1}], FEATURES)
+    with pytest.raises(RowError, match="Did you mean 'price'?"):
+        rows_to_columns([{"PRICE": 1}], FEATURES)
 
 
 def test_a_row_that_is_no_object_is_refused() -> None:

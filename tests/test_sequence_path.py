@@ -16,6 +16,7 @@ from ctrkit.config import Experiment
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.prepare import prepare
 from ctrkit.export.graph import refuse_loops
+from ctrkit.models.registry import models
 from ctrkit.training.evaluate import predict_split
 from ctrkit.training.trainer import train
 from pipelines.export import export_run
@@ -69,14 +70,11 @@ def experiment(log: Path, model: dict[str, Any] | None = None, embedding: dict[s
     )
 
 
-MODELS: dict[str, dict[str, Any]] = {
-    "dnn": {"name": "dnn", "hidden": [32]},
-    "din": {"name": "din", "hidden": [32]},
-    "bst": {"name": "bst", "hidden": [32]},
-}
+ATTENDING = [m.name for m in models() if m.kind == "sequence"]
+MODELS: dict[str, dict[str, Any]] = {name: {"name": name, "hidden": [32]} for name in ("dnn", *ATTENDING)}
 UNIFIED: dict[str, Any] = {"kind": "unified", "rows": 3000, "dim": 4, "lookups": 2, "feature_lookups": {"hour": 1}}
-"""Of ``din unified`` and ``bst unified``: every place is looked up in the table that all features share."""
-RUNS = [*MODELS, "din unified", "bst unified"]
+"""Of ``din unified`` and so on: every place is looked up in the table that all features share."""
+RUNS = [*MODELS, *(f"{name} unified" for name in ATTENDING)]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +86,7 @@ def dataset(log: Path) -> Dataset:
 def runs(log: Path, dataset: Dataset) -> dict[str, Path]:
     quiet = Console(quiet=True)
     done = {name: train(experiment(log, model), dataset, run_dir=log.parent / name, console=quiet).run for name, model in MODELS.items()}
-    for name in ("din", "bst"):
+    for name in ATTENDING:
         shared = experiment(log, MODELS[name], UNIFIED)
         done[f"{name} unified"] = train(shared, prepare(shared), run_dir=log.parent / f"{name} unified", console=quiet).run
     return done

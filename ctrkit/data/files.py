@@ -23,8 +23,11 @@ _FORMATS = {
 }
 
 
-def find_files(path: str | Sequence[str]) -> list[str]:
+def find_files(path: str | Sequence[str], setting: str | None = None) -> list[str]:
     """The files of a path, a glob or a list of them; those of a glob in the order of their names.
+
+    Args:
+        setting: of the config, that names the path.
 
     Raises:
         CtrkitError: nothing there, or a folder.
@@ -38,7 +41,7 @@ def find_files(path: str | Sequence[str]) -> list[str]:
             continue
         matches = sorted(name for name in glob.glob(pattern, recursive=True) if Path(name).is_file())
         if not matches:
-            raise CtrkitError(f"no file at '{pattern}'", "Check data.path; it is relative to the folder the command runs in")
+            raise CtrkitError(f"no file at '{pattern}'", f"Check {setting or 'the path'}; it is relative to the folder the command runs in")
         found += matches
     return found
 

@@ -48,7 +48,7 @@ def prepare(experiment: Experiment, out_dir: Path | None = None, *, progress: Pr
         progress: told how far it is.
 
     Raises:
-        CtrkitError: anything wrong with the log, with its file, row and column; an empty split; a full disk.
+        CtrkitError: anything wrong with the log, with its file, row and column; an empty split; an output that cannot be written.
     """
     started = time.perf_counter()
     columns = Columns(experiment)
@@ -56,7 +56,7 @@ def prepare(experiment: Experiment, out_dir: Path | None = None, *, progress: Pr
     unfinished = out_dir.with_name(f"{out_dir.name}.partial-{os.getpid()}")
     try:
         _remove_stale(out_dir.parent)
-        unfinished.mkdir(parents=True)
+        _make(unfinished)
         about = _write(experiment, columns, unfinished, progress or (lambda stage, done, total: None))
         seconds = time.perf_counter() - started
         about["profile"]["preparation"] = {
@@ -97,7 +97,8 @@ def _write(experiment: Experiment, columns: Columns, folder: Path, say: Progress
     transforms.save(folder / "transforms")
 
     profiler = Profiler(transforms, splitter.rows, experiment.tasks)
-    golden = _Golden("test" if splitter.rows["test"] else "valid", experiment.export.golden_rows)
+    names = [feature.name for feature in columns.features]
+    golden = _Golden("test" if splitter.rows["test"] else "valid", experiment.export.golden_rows, names)
     done = 0
     with ShardWriters(folder) as shards:
         for split, raw, encoded in ahead(_encoded(transforms, scratch, splitter), depth=1):
@@ -227,21 +228,31 @@ def _encoded(transforms: FittedTransforms, scratch: Scratch, splitter: _Splitter
 
 
 class _Golden:
-    """The first rows of a split in canonical form: exported models are checked on them."""
+    """The first rows of a split in canonical form, a column a feature: exported models are checked on them."""
 
-    def __init__(self, split: str, rows: int) -> None:
+    def __init__(self, split: str, rows: int, features: list[str]) -> None:
         self._split = split
         self._left = rows
+        self._features = features
         self._frames: list[pl.DataFrame] = []
 
     def add(self, split: str, raw: pl.DataFrame) -> None:
         if split == self._split and self._left:
-            self._frames.append(raw.select(pl.exclude("^@.*$")).head(self._left))
+            self._frames.append(raw.select(self._features).head(self._left))
             self._left -= self._frames[-1].height
 
     def write(self, file: Path, scratch: Scratch) -> None:
         texts = [pl.lit(dictionary.texts()).gather(pl.col(name)).alias(name) for name, dictionary in scratch.dictionaries.items()]
         pl.concat(self._frames).with_columns(texts).write_parquet(file)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise CtrkitError(
+            f"the dataset's folder '{folder.parent}' cannot be made: {error.strerror}", "Set output to a folder that can be written"
+        ) from error
 
 
 def _remove_stale(folder: Path) -> None:

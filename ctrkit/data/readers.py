@@ -76,7 +76,7 @@ class LogReader:
         """
         names = _header(self.layout, self.files[0])
         for join in self.joins:
-            side = find_files(join.path)[0]
+            side = find_files(join.path, "data.joins")[0]
             side_names = _header(join, side)
             _require([join.on], names, self.layout, self.files[0])
             _require([join.on], side_names, join, side)
@@ -138,7 +138,7 @@ def open_log(
     path = getattr(data, part)
     if path is None:
         raise CtrkitError(f"data.{part} is not given", "Name the file in the config")
-    return LogReader(data, find_files(path), data.joins, needed, chunk_rows)
+    return LogReader(data, find_files(path, f"data.{part}"), data.joins, needed, chunk_rows)
 
 
 def ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
@@ -198,7 +198,7 @@ def _join(frame: pl.DataFrame, table: pl.DataFrame, key: str) -> pl.DataFrame:
 
 
 def _side_table(join: SideTable, wanted: set[str]) -> pl.DataFrame:
-    files = find_files(join.path)
+    files = find_files(join.path, "data.joins")
     names = [name for name in _header(join, files[0]) if name in wanted]
     table = pl.concat([frame for file in files for frame in _read(join, file, names, CHUNK_ROWS)], how="vertical_relaxed")
     key = table[join.on]
@@ -237,7 +237,7 @@ class _Delimited:
             if twice:
                 raise CtrkitError(
                     f"the header of '{file}' names the column {twice[0]!r} more than once",
-                    "Columns need one name each; is there a header at all?",
+                    "Columns need one name each; if there is no header, set data.header to false and name data.columns",
                 )
         else:
             self.names = list(layout.columns or ())

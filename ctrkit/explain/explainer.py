@@ -9,27 +9,30 @@ import numpy as np
 import polars as pl
 import torch
 
+from ctrkit.data.batch import Batch
 from ctrkit.data.loader import Loader
-from ctrkit.errors import CtrkitError
+from ctrkit.errors import CtrkitError, nearest
+from ctrkit.explain.decisions import decision_view
 from ctrkit.explain.explanation import (
     About,
-    FieldMap,
     FieldScore,
     FieldShare,
-    MapSection,
     RowExplanation,
+    Section,
     SplitExplanation,
     Spread,
     rank_correlation,
 )
 from ctrkit.explain.gradients import average_row, contributions
-from ctrkit.explain.lookups import Lookups, dense_arch_of, field_names, look_up
-from ctrkit.explain.permutation import permutation_importance
+from ctrkit.explain.lookups import Lookups, dense_arch_of, look_up
+from ctrkit.explain.own import row_sections, sample_sections
+from ctrkit.explain.permutation import permutation_importance, probabilities
+from ctrkit.explain.raw import RawRow, raw_rows
+from ctrkit.explain.subject import Subject
 from ctrkit.export.selfcheck import to_batch
-from ctrkit.export.writer import json_rows
 from ctrkit.feeds import rows_to_columns
 from ctrkit.models.registry import models
-from ctrkit.schema import Feature, Vocabulary
+from ctrkit.schema import Feature, Inputs
 from ctrkit.training.evaluate import require_split, trained_model
 from ctrkit.training.run import dataset_of_run, read_experiment, read_result
 from ctrkit.transforms import FittedTransforms, canonical_dtype
@@ -48,42 +51,45 @@ Progress = Callable[[str, int, int], None]
 
 
 class Explainer:
-    """A finished run with its model in memory. Made by ``open_run``."""
+    """A finished run with its model in memory. Made by ``open_run``.
 
-    def __init__(self, run_dir: Path, model: Any, device: torch.device) -> None:
+    Attributes:
+        task: the label of several that is explained; None if there is one.
+    """
+
+    def __init__(self, run_dir: Path, model: Any, device: torch.device, task: str | None) -> None:
         self.run_dir = run_dir
         self.dataset = dataset_of_run(run_dir)
         self.transforms: FittedTransforms = self.dataset.transforms()
-        self.fields = field_names(self.dataset.inputs)
+        self.task = task
         self._model, self._device = model, device
-        self._arch = dense_arch_of(model)
-        if self.dataset.inputs.tasks:
-            raise CtrkitError(
-                f"the model of '{run_dir}' predicts several labels, and one logit can be explained", "Explain a model of one label"
-            )
-        if any(group.unpooled for group in self._arch.groups(self._arch.dim)):
-            raise CtrkitError(
-                f"the model of '{run_dir}' attends to the places of a sequence, which no field's contribution accounts for",
-                "Explain a model that takes the sequence's mean, such as autoint",
-            )
-        self._baseline = average_row(self._arch, self._sample("train", BASELINE_ROWS, seed=0))
+        self._number = None if task is None else self.dataset.inputs.tasks.index(task)
+        self._subject = Subject(dense_arch_of(model), self._number)
+        self._decision = decision_view(read_experiment(run_dir).model.name, self._subject.arch)
+        self._baseline = average_row(self._subject, self._look_up(self._sample("train", BASELINE_ROWS, seed=0)))
 
     def about(self) -> About:
         result = read_result(self.run_dir)
         name = read_experiment(self.run_dir).model.name
         (info,) = (m for m in models() if m.name == name)
         metrics = {"valid": result.valid, "test": result.test} if result else {}
+        if self.task is not None:
+            prefix = f"{self.task}/"
+            metrics = {split: {k.removeprefix(prefix): v for k, v in of.items() if k.startswith(prefix)} for split, of in metrics.items()}
         parameters = sum(p.numel() for p in self._model.parameters())
-        return About(self.run_dir.name, name, info.paper, result.params if result else parameters, metrics)
+        label = self.task if self.task is not None else str(self.dataset.label)
+        tasks = self.dataset.inputs.tasks
+        return About(self.run_dir.name, name, label, tasks, info.paper, result.params if result else parameters, metrics)
 
     def explain_split(self, split: str, rows: int, repeats: int, seed: int, progress: Progress = lambda *_: None) -> SplitExplanation:
         """Over ``rows`` rows of a split, drawn at random, with a few rows explained one by one.
 
         Raises:
-            CtrkitError: no such split, or all of the rows are clicks or none is.
+            CtrkitError: no such split, or all of the rows have the same label.
         """
         require_split(self.dataset, split, self.run_dir)
-        sample = self._sample(split, rows, seed)
+        batch = self._sample(split, rows, seed)
+        sample = self._look_up(batch)
         if len(sample.labels.unique()) < 2:
             raise CtrkitError(
                 f"the {sample.rows} rows drawn of the {split} split are all of one class, so no importance can be measured",
@@ -94,13 +100,13 @@ class Explainer:
         def step() -> None:
             nonlocal done
             done += 1
-            progress("permute", done, repeats * len(self.fields))
+            progress("permute", done, repeats * len(self._subject.fields))
 
-        importance = permutation_importance(self._arch, sample, repeats, seed, step)
+        importance = permutation_importance(self._subject, self._look_up, batch, repeats, seed, step)
         parts = []
         integrated = sample[slice(0, INTEGRATED_ROWS)]
         for part in integrated.split(64):
-            parts.append(contributions(self._arch, part, self._baseline, STEPS))
+            parts.append(contributions(self._subject, part, self._baseline, STEPS))
             progress("integrate", sum(len(p.gap) for p in parts), integrated.rows)
         attribution = torch.cat([p.values for p in parts]).abs().mean(0).cpu().numpy()
         kinds = {feature.name: feature.kind.value for feature in self.dataset.features}
@@ -112,7 +118,7 @@ class Explainer:
                 Spread.of(importance.logloss_rise[:, i]),
                 float(attribution[i]),
             )
-            for i, name in enumerate(self.fields)
+            for i, name in enumerate(self._subject.fields)
         ]
         return SplitExplanation(
             split=split,
@@ -126,7 +132,7 @@ class Explainer:
             largest_gap=max(float(p.gap.max()) for p in parts),
             fields=sorted(scores, key=lambda score: -score.auc_drop.mean),
             agreement=rank_correlation(importance.auc_drop.mean(0), attribution),
-            sections=self._sections(sample),
+            sections=[*([self._decision.whole()] if self._decision else []), *sample_sections(self._subject, sample)],
             examples=self._examples(),
         )
 
@@ -156,19 +162,20 @@ class Explainer:
         (explanation,) = self._explain(pl.DataFrame(series), ["given row"], [None])
         return explanation
 
-    def _sample(self, split: str, rows: int, seed: int) -> Lookups:
-        first = next(Loader(self.dataset, split, rows, seed=seed, shuffle=True).iter())
-        return look_up(self._model, first, self._device)
+    def _sample(self, split: str, rows: int, seed: int) -> Batch:
+        return next(Loader(self.dataset, split, rows, seed=seed, shuffle=True).iter())
+
+    def _look_up(self, batch: Batch) -> Lookups:
+        return look_up(self._model, batch, self._device, self._number)
 
     def _examples(self) -> list[RowExplanation]:
-        """Of the raw rows that were kept: the surest click, the surest other row, and the one that surprised the model most."""
+        """Of the raw rows that were kept: the highest prediction, the lowest, and the one that was most wrong."""
         golden = pl.read_parquet(self.dataset.golden)
         labels = self._golden_labels()
         rows = look_up(self._model, to_batch(self.transforms.encode(golden), self.dataset.inputs), self._device)
-        with torch.no_grad():
-            p = self._arch(rows.embeddings, rows.dense).float().sigmoid().cpu().numpy()
+        p = probabilities(self._subject, rows)
         surprise = np.abs(np.array(labels) - p)
-        chosen = {int(np.argmax(p)): "likeliest click", int(np.argmin(p)): "least likely click"}
+        chosen = {int(np.argmax(p)): "highest prediction", int(np.argmin(p)): "lowest prediction"}
         chosen = {int(np.argmax(surprise)): "greatest surprise", **chosen}
         index = list(reversed(chosen))
         return self._explain(golden[index], [f"row {i}, the {chosen[i]}" for i in index], [labels[i] for i in index])
@@ -177,45 +184,24 @@ class Explainer:
         """Canonical raw rows, one by one."""
         encoded = self.transforms.encode(raw)
         rows = look_up(self._model, to_batch(encoded, self.dataset.inputs), self._device)
-        shares = contributions(self._arch, rows, self._baseline, STEPS_FOR_A_ROW)
-        values = json_rows(raw)
+        shares = contributions(self._subject, rows, self._baseline, STEPS_FOR_A_ROW)
         explained = []
-        for i, name in enumerate(names):
+        for i, (name, row) in enumerate(zip(names, raw_rows(self.transforms, raw, encoded), strict=True)):
+            pruned = self._decision.pruned(row) if self._decision else set()
             fields = [
-                FieldShare(
-                    field,
-                    values[i][field],
-                    self._unseen(self.transforms[field].feature, values[i][field], encoded[field][i]),
-                    float(shares.values[i, j]),
-                )
-                for j, field in enumerate(self.fields)
+                FieldShare(field, row.values[field], self._unseen(field, row), field in pruned, float(shares.values[i, j]))
+                for j, field in enumerate(self._subject.fields)
             ]
             fields.sort(key=lambda share: -abs(share.contribution))
             logit, gap = float(shares.logits[i]), float(shares.gap[i])
-            sections = self._sections(rows[slice(i, i + 1)])
+            decided = self._decision.of_row(row) if self._decision else None
+            sections: list[Section] = [*([decided] if decided else []), *row_sections(self._subject, rows[slice(i, i + 1)], row)]
             explained.append(RowExplanation(name, labels[i], logit, self._baseline.logit, gap, fields, sections))
         return explained
 
-    def _unseen(self, feature: Feature, value: Any, encoded: Any) -> bool:
-        """Whether a vocabulary lacks a single value that is there."""
-        settings = feature.transform
-        return isinstance(settings, Vocabulary) and isinstance(encoded, int) and value not in (None, "") and encoded <= settings.oov_buckets
-
-    def _sections(self, rows: Lookups) -> list[MapSection]:
-        """The model's own pictures, means over the rows."""
-        sums: dict[str, dict[str, np.ndarray]] = {}
-        shown = {}
-        with torch.no_grad():
-            for part in rows.split(512):
-                for maps in self._arch.explanations(part.embeddings, part.dense):
-                    shown[maps.title] = maps
-                    of = sums.setdefault(maps.title, {})
-                    for name, values in maps.maps.items():
-                        of[name] = of.get(name, 0) + values.double().sum(0).cpu().numpy()
-        return [
-            MapSection(title, m.about, m.neutral, self.fields, [FieldMap(name, total / rows.rows) for name, total in sums[title].items()])
-            for title, m in shown.items()
-        ]
+    def _unseen(self, field: str, row: RawRow) -> bool:
+        """Whether a single value is unseen; those of a bag are another matter."""
+        return not self.transforms[field].feature.multi_valued and any(element.unseen for element in row.elements.get(field, ()))
 
     @property
     def _golden_split(self) -> str:
@@ -224,19 +210,33 @@ class Explainer:
     def _golden_labels(self) -> list[int]:
         """Labels of the raw rows: they are the first of their split."""
         count = pl.scan_parquet(self.dataset.golden).select(pl.len()).collect().item()
-        return [int(label) for label in next(Loader(self.dataset, self._golden_split, count).iter()).labels]
+        first = next(Loader(self.dataset, self._golden_split, count).iter())
+        return [int(label) for label in self._look_up(first).labels]
 
 
 @contextmanager
-def open_run(run_dir: Path) -> Iterator[Explainer]:
+def open_run(run_dir: Path, task: str | None = None) -> Iterator[Explainer]:
     """Loads a finished run to explain it.
 
+    Args:
+        task: which of several labels; the main one unless given.
+
     Raises:
-        CtrkitError: no such run, an unfinished run, its dataset is gone, or a model of several labels or of
-            sequences place by place.
+        CtrkitError: no such run, an unfinished run, its dataset is gone, or it predicts no label of that name.
     """
+    task = _task(run_dir, dataset_of_run(run_dir).inputs, task)
     with trained_model(run_dir) as (model, worker):
-        yield Explainer(run_dir, model, worker.device)
+        yield Explainer(run_dir, model, worker.device, task)
+
+
+def _task(run_dir: Path, inputs: Inputs, name: str | None) -> str | None:
+    if name is None:
+        return inputs.tasks[0] if inputs.tasks else None
+    if not inputs.tasks:
+        raise CtrkitError(f"the run '{run_dir}' predicts one label, so there is no task '{name}'", "Leave the task out")
+    if name not in inputs.tasks:
+        raise CtrkitError(f"the run '{run_dir}' predicts no label '{name}'", nearest(name, inputs.tasks))
+    return name
 
 
 def _series(feature: Feature, column: Any) -> pl.Series:

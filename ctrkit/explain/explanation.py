@@ -1,10 +1,11 @@
 """What there is to say about a model, as plain values: what the page shows and what the JSON holds."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from ctrkit.explain.markup import Shown
 from ctrkit.training.tracking import without_nan
 
 
@@ -25,7 +26,7 @@ class FieldScore:
     """A field over the whole sample.
 
     Attributes:
-        kind: ``categorical``, ``multi_valued`` or ``numeric``.
+        kind: ``categorical``, ``multi_valued``, ``sequence`` or ``numeric``.
         auc_drop, logloss_rise: permutation importance.
         attribution: mean of the absolute contribution to the logit.
     """
@@ -37,39 +38,17 @@ class FieldScore:
     attribution: float
 
 
-@dataclass(frozen=True)
-class FieldMap:
-    """A ``[fields, fields]`` matrix, of one row or the mean over a sample."""
-
-    name: str
-    values: np.ndarray
-
-
-@dataclass(frozen=True)
-class MapSection:
-    """What a model shows of its own; see ``ctrkit.models.base.FieldMaps``."""
-
-    title: str
-    about: str
-    neutral: float
-    fields: list[str]
-    maps: list[FieldMap]
+class Section(Protocol):
+    """A part of an explanation that only some models have."""
 
     @property
-    def mean(self) -> np.ndarray:
-        return np.mean([m.values for m in self.maps], axis=0)
+    def title(self) -> str: ...
 
-    def strongest_pairs(self, count: int) -> list[tuple[str, str, float]]:
-        """The largest entries of the mean over all maps, a field with itself left out: (row's field, column's field, value)."""
-        off_diagonal = np.where(np.eye(len(self.fields), dtype=bool), -np.inf, self.mean)
-        order = np.argsort(off_diagonal, axis=None)[::-1][: min(count, len(self.fields) * (len(self.fields) - 1))]
-        places = [divmod(int(place), len(self.fields)) for place in order]
-        return [(self.fields[row], self.fields[column], float(self.mean[row, column])) for row, column in places]
+    def to_json(self) -> dict[str, Any]: ...
 
-    def to_json(self) -> dict[str, Any]:
-        maps = [{"name": m.name, "values": np.round(m.values, 6).tolist()} for m in self.maps]
-        pairs = [{"field": a, "other": b, "value": value} for a, b, value in self.strongest_pairs(20)]
-        return {"title": self.title, "about": self.about, "neutral": self.neutral, "fields": self.fields, "maps": maps, "pairs": pairs}
+    def show(self, name: str) -> Shown:
+        """On the page; names of pictures begin with ``name``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -79,12 +58,14 @@ class FieldShare:
     Attributes:
         value: raw, as a client would send it; None is missing.
         unseen: the training rows' vocabulary does not hold it, so that the model only sees "unknown".
+        pruned: the model was trained without it, or without all of a bag; see ``ctrkit.explain.decisions``.
         contribution: to the logit, against the average row.
     """
 
     field: str
     value: Any
     unseen: bool
+    pruned: bool
     contribution: float
 
 
@@ -94,10 +75,10 @@ class RowExplanation:
 
     Attributes:
         name: of the row, for titles and file names.
-        label: 1 for a click, 0 for none, None if not known.
+        label: 1 or 0, None if not known.
         base_logit: of the average row.
         fields: the largest contribution first; with ``base_logit`` they add up to ``logit``, but for ``gap``.
-        sections: the model's own pictures of this row.
+        sections: what this model shows of this row.
     """
 
     name: str
@@ -106,7 +87,7 @@ class RowExplanation:
     base_logit: float
     gap: float
     fields: list[FieldShare]
-    sections: list[MapSection]
+    sections: list[Section]
 
     @property
     def probability(self) -> float:
@@ -127,10 +108,18 @@ class RowExplanation:
 
 @dataclass(frozen=True)
 class About:
-    """The model that is explained."""
+    """The model that is explained.
+
+    Attributes:
+        label: what is predicted and explained: of several labels the task, otherwise the log's column or expression.
+        tasks: names of several labels, the main one first.
+        metrics: of that label, by split.
+    """
 
     run: str
     model: str
+    label: str
+    tasks: tuple[str, ...]
     paper: str
     parameters: int
     metrics: dict[str, dict[str, float]]
@@ -151,7 +140,7 @@ class SplitExplanation:
         largest_gap: of the integrated gradients, in logits.
         fields: the most important first, by the drop of AUC.
         agreement: Spearman's rank correlation of AUC drop and attribution; NaN when one of them is the same for all fields.
-        sections: the model's own pictures, means over the sample.
+        sections: what this model shows over the sample.
         examples: some rows explained one by one.
     """
 
@@ -166,7 +155,7 @@ class SplitExplanation:
     largest_gap: float
     fields: list[FieldScore]
     agreement: float
-    sections: list[MapSection]
+    sections: list[Section]
     examples: list[RowExplanation]
 
     def to_json(self) -> dict[str, Any]:

@@ -10,6 +10,11 @@ is a row of no values, which the model never saw; from the average row, a contri
 one. A number has two shares: its value (averaged over the rows that have one) and whether it is missing, for which a number layer
 has a learned stand-in e_missing: along the path its output is ``(1 - m) e(x) + m e_missing``, with m in [0, 1] and the share of missing
 values as the baseline's m. So a missing number gets its due, and no NaN is ever differentiated.
+
+A cross, a vector for two fields' values together, is half of each's.
+
+A place of a history has two shares as well: its vector (averaged over the rows with a value there) and whether there is one, the mask,
+which along the path is a share in [0, 1]. All of a history's places together are the sequence's contribution, its length included.
 """
 
 from collections.abc import Iterator
@@ -21,8 +26,8 @@ from captum.attr import IntegratedGradients
 from torch import Tensor, nn
 
 from ctrkit.explain.lookups import Lookups
+from ctrkit.explain.subject import Subject
 from ctrkit.layers.numeric import AutoDis, FillMissing, NumericEmbedding
-from ctrkit.models.base import RankingModel
 
 _POINTS_AT_A_TIME = 4096
 """Rows x steps of one pass."""
@@ -33,7 +38,7 @@ class Baseline:
     """The average row.
 
     Attributes:
-        embeddings: group -> ``[1, id fields, dim]``.
+        embeddings: as of ``Lookups``, with one row; masks are shares of rows with something at a place.
         dense: ``[1, numeric fields]``, means of the values that are there.
         missing: ``[1, numeric fields]``, shares of rows without one.
         logit: what the model gives it.
@@ -54,51 +59,67 @@ class Contributions:
     gap: Tensor
 
 
-def average_row(model: RankingModel, rows: Lookups) -> Baseline:
+def average_row(subject: Subject, rows: Lookups) -> Baseline:
     """The baseline that these rows make."""
-    embeddings = {name: e.mean(0, keepdim=True) for name, e in rows.embeddings.items()}
+    embeddings = {name: _average(rows, name) for name in rows.embeddings}
     dense = rows.dense.nanmean(0, keepdim=True).nan_to_num()
     missing = rows.dense.isnan().float().mean(0, keepdim=True)
-    with torch.no_grad(), _missing(model, missing):
-        return Baseline(embeddings, dense, missing, float(model(embeddings, dense)))
+    with torch.no_grad(), _missing(subject, missing):
+        return Baseline(embeddings, dense, missing, float(subject(embeddings, dense)))
 
 
-def contributions(model: RankingModel, rows: Lookups, baseline: Baseline, steps: int) -> Contributions:
+def contributions(subject: Subject, rows: Lookups, baseline: Baseline, steps: int) -> Contributions:
     """Every field's contribution to every row's logit.
 
     Args:
         steps: points of the integral (Gauss-Legendre) a row. The gap shrinks slowly where the logit turns sharply (ReLU, layer norm).
     """
-    parts = [_contributions(model, part, baseline, steps) for part in rows.split(max(1, _POINTS_AT_A_TIME // steps))]
+    parts = [_contributions(subject, part, baseline, steps) for part in rows.split(max(1, _POINTS_AT_A_TIME // steps))]
     values, logits = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     return Contributions(values, logits, (logits - baseline.logit - values.sum(1)).abs())
 
 
-def _contributions(model: RankingModel, rows: Lookups, baseline: Baseline, steps: int) -> tuple[Tensor, Tensor]:
-    groups = [name for name, e in rows.embeddings.items() if e.shape[1]]
-    empty = {name: e for name, e in rows.embeddings.items() if name not in groups}
+def _contributions(subject: Subject, rows: Lookups, baseline: Baseline, steps: int) -> tuple[Tensor, Tensor]:
+    names = [name for name, e in rows.embeddings.items() if e.shape[1]]
+    empty = {name: e for name, e in rows.embeddings.items() if name not in names}
     missing = rows.dense.isnan()
     numbers = (torch.where(missing, baseline.dense, rows.dense), missing.float()) if rows.dense.shape[1] else ()
     average = (baseline.dense, baseline.missing) if numbers else ()
 
     def logit(*point: Tensor) -> Tensor:
-        embeddings = dict(zip(groups, point, strict=False)) | {name: e.new_empty(len(point[0]), *e.shape[1:]) for name, e in empty.items()}
+        embeddings = dict(zip(names, point, strict=False)) | {name: e.new_empty(len(point[0]), *e.shape[1:]) for name, e in empty.items()}
         if not numbers:
-            return model(embeddings, rows.dense[:1].expand(len(point[0]), -1))
-        with _missing(model, point[-1]):
-            return model(embeddings, point[-2])
+            return subject(embeddings, rows.dense[:1].expand(len(point[0]), -1))
+        with _missing(subject, point[-1]):
+            return subject(embeddings, point[-2])
 
-    x = (*(rows.embeddings[name] for name in groups), *numbers)
-    b = (*(baseline.embeddings[name] for name in groups), *average)
+    x = (*(_end(rows, baseline, name) for name in names), *numbers)
+    b = (*(baseline.embeddings[name] for name in names), *average)
     shares = IntegratedGradients(logit, multiply_by_inputs=True).attribute(x, b, n_steps=steps)
-    ids = sum(share.sum(2) for share in shares[: len(groups)])
-    fields = [share for share in (ids, shares[-2] + shares[-1] if numbers else None) if isinstance(share, Tensor)]
+    values = rows.dense.new_zeros(rows.rows, len(subject.fields))
+    for name, share in zip(names, shares, strict=False):
+        values += (share.sum(2) if share.dim() == 3 else share).to(values.dtype) @ subject.owners[name].to(values.device)
+    if numbers:
+        values[:, len(subject.id_fields) :] += (shares[-2] + shares[-1]).to(values.dtype)
     with torch.no_grad():
-        return torch.cat(fields, dim=1).float(), model(rows.embeddings, rows.dense).float()
+        return values, subject(rows.embeddings, rows.dense).float()
+
+
+def _average(rows: Lookups, name: str) -> Tensor:
+    mean, mask = rows.embeddings[name].float().mean(0, keepdim=True), rows.mask_of(name)
+    return mean if mask is None else (mean / mask.float().mean(0, keepdim=True).unsqueeze(2)).nan_to_num()
+
+
+def _end(rows: Lookups, baseline: Baseline, name: str) -> Tensor:
+    """Where the path ends: a place without a value keeps the average vector, of which the mask takes all away."""
+    mask = rows.mask_of(name)
+    return (
+        rows.embeddings[name].float() if mask is None else torch.where(mask.unsqueeze(2), rows.embeddings[name], baseline.embeddings[name])
+    )
 
 
 @contextmanager
-def _missing(model: RankingModel, share: Tensor) -> Iterator[None]:
+def _missing(model: nn.Module, share: Tensor) -> Iterator[None]:
     """Number layers give ``(1 - share) e(x) + share e_missing`` instead of ``e(x)``. ``share`` ``[batch, numeric fields]``."""
 
     def blend(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:

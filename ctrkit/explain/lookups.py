@@ -10,7 +10,6 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from ctrkit.data.batch import Batch
 from ctrkit.models.base import CTRModel, RankingModel
-from ctrkit.schema import Inputs
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,8 @@ class Lookups:
     """Looked-up rows, bags pooled.
 
     Attributes:
-        embeddings: group -> ``[rows, id fields, dim]``.
+        embeddings: as ``RankingModel.forward`` takes them: group -> ``[rows, id fields, dim]``, and of a sequence place by place
+            ``<group>/<field>`` ``[rows, length, dim]`` and ``mask/<field>`` ``[rows, length]``.
         dense: ``[rows, numeric fields]``, NaN is missing.
         labels: ``[rows]``.
     """
@@ -38,21 +38,27 @@ class Lookups:
         """Pieces of so many rows, in order."""
         return (self[slice(start, start + rows)] for start in range(0, self.rows, rows))
 
+    def mask_of(self, name: str) -> Tensor | None:
+        """Where a sequence's vectors ``<group>/<field>`` are those of a value; None for other tensors."""
+        group, _, field = name.partition("/")
+        return None if group == "mask" else self.embeddings.get(f"mask/{field}")
 
-def look_up(model: DistributedModelParallel, batch: Batch, device: torch.device) -> Lookups:
-    """What the tables hold for a batch's ids."""
+
+def look_up(model: DistributedModelParallel, batch: Batch, device: torch.device, task: int | None = None) -> Lookups:
+    """What the tables hold for a batch's ids.
+
+    Args:
+        task: whose labels, as the model is measured against them; None for one label.
+    """
     batch = batch.to(device)
+    trained = cast(CTRModel, model.module)
     with torch.no_grad():
-        embeddings = cast(CTRModel, model.module).look_up(batch)
-    return Lookups({name: e.clone() for name, e in embeddings.items()}, batch.dense, batch.labels)
+        embeddings = trained.look_up(batch)
+    labels = batch.labels if task is None else trained.targets(batch.labels)[:, task]
+    return Lookups({name: e.clone() for name, e in embeddings.items()}, batch.dense, labels)
 
 
 def dense_arch_of(model: DistributedModelParallel) -> RankingModel:
     """The dense arch, out of what averages its gradients over processes, its weights frozen."""
     arch = cast(CTRModel, model.module).dense_arch
     return cast(RankingModel, getattr(arch, "module", arch)).eval().requires_grad_(False)
-
-
-def field_names(inputs: Inputs) -> list[str]:
-    """All fields in the order of a model's vectors: id fields, then numeric ones."""
-    return [*(field.name for field in inputs.id_fields), *inputs.numeric_fields]

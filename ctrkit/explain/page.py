@@ -1,14 +1,14 @@
 """One HTML page that needs nothing else: style and pictures are inside, there is no script and no link."""
 
-import re
 from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 
 from ctrkit.explain import pictures
-from ctrkit.explain.explanation import About, MapSection, RowExplanation, SplitExplanation
-from ctrkit.explain.pictures import Picture
+from ctrkit.explain.drawing import Picture, words
+from ctrkit.explain.explanation import About, FieldShare, RowExplanation, SplitExplanation
+from ctrkit.explain.markup import Number, figure, folded, signed, slug, table
 
 _STYLE = """
 :root { --ink: #1f2937; --faint: #6b7280; --line: #e5e7eb; --card: #fff; --more: #e8590c; --less: #1c6fd4; }
@@ -28,6 +28,10 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .tiles span { color: var(--faint); font-size: 12.5px; }
 figure { margin: 10px 0 4px; }
 figure svg { max-width: 100%; height: auto; display: block; }
+.wide { overflow-x: auto; }
+.chip { display: inline-block; background: #ecfdf5; border: 1px solid #a7f3d0; border-radius: 6px; padding: 0 7px; margin: 2px 1px;
+  font-size: 13px; overflow-wrap: anywhere; }
+.pruned { background: #f3f4f6; border-color: var(--line); color: var(--faint); text-decoration: line-through; }
 .beside { display: flex; flex-wrap: wrap; gap: 6px 26px; align-items: center; } .beside > div { flex: 1 1 240px; }
 figure svg text { font-family: inherit !important; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }
@@ -42,6 +46,12 @@ details { margin-top: 10px; } summary { cursor: pointer; color: var(--faint); fo
 _METRICS = {"auc": "AUC", "gauc": "GAUC", "logloss": "logloss", "ne": "normalized entropy", "calibration": "calibration"}
 
 
+_HOW_TO_READ = (
+    '<p class="faint">From the average training row, on top, to this row, at the bottom, a field a step: orange raises the prediction, blue '
+    "lowers it. Steps are in logits, where they add up; the axis above says the same in probabilities.</p>"
+)
+
+
 def split_page(about: About, explanation: SplitExplanation) -> tuple[str, list[Picture]]:
     """The page of a whole split, and the pictures on it."""
     e = explanation
@@ -50,31 +60,26 @@ def split_page(about: About, explanation: SplitExplanation) -> tuple[str, list[P
     parts = [
         _header(about, f"{e.rows:,} of the {e.of_rows:,} rows of the {e.split} split, drawn at random"),
         f"""<section><h2>Which fields matter</h2>
-<p>{_leaders(e)}</p>{_figure(importance)}
+<p>{_leaders(e)}</p>{figure(importance)}
 <p class="faint">Left: how much AUC the sample ({e.auc:.4f}) loses when the field's values are shuffled among the rows, mean and standard
 deviation of {e.repeats} shuffles. Fields that say the same cover for one another and look less important than they are.
 Right: how far the field moves the logit from the average row's, mean over {e.integrated_rows:,} rows.{_left_out(e)}</p>
 {_score_table(e)}</section>""",
-        f"""<section><h2>Do the two agree?</h2><div class="beside">{_figure(agreement)}<div><p>{_agreement(e)}</p>
+        f"""<section><h2>Do the two agree?</h2><div class="beside">{figure(agreement)}<div><p>{_agreement(e)}</p>
 <p class="faint">A field at the top right both moves the predictions and makes them better.</p>
 <p class="faint">A field at the top left moves predictions without making them better: it says what others say too, or the model has learned
 its values by heart.</p></div></div></section>""",
     ]
     for section in e.sections:
-        slug = _slug(section.title)
-        mean, maps = pictures.mean_map(section, slug), pictures.all_maps(section, f"{slug}-all")
-        drawn += [mean, maps]
-        parts.append(
-            f"<section><h2>{escape(section.title)}</h2><p>{escape(section.about)} {_even(section)}</p>"
-            f"<h3>Mean over all {len(section.maps)} maps and {e.rows:,} rows</h3>{_figure(mean)}"
-            f"<h3>Each map</h3>{_figure(maps)}{_pair_table(section)}</section>"
-        )
+        shown = section.show(slug(section.title))
+        drawn += shown.pictures
+        parts.append(f"<section><h2>{escape(section.title)}</h2>{shown.html}</section>")
     if e.examples:
         parts.append(
             "<h2>Some rows, one by one</h2><p class='faint'>Out of the raw rows that the run kept, the first of its test split.</p>"
         )
     for example in e.examples:
-        body, more = _row(example, f"example-{_slug(example.name.partition(',')[0])}")
+        body, more = _row(about, example, f"example-{slug(example.name.partition(',')[0])}")
         parts.append(body)
         drawn += more
     parts.append(_footer(e.largest_gap))
@@ -83,7 +88,7 @@ its values by heart.</p></div></div></section>""",
 
 def row_page(about: About, row: RowExplanation, name: str) -> tuple[str, list[Picture]]:
     """The page of one row, and the pictures on it, whose names begin with ``name``."""
-    body, drawn = _row(row, name)
+    body, drawn = _row(about, row, name)
     return _page(f"{about.run}: {row.name}", [_header(about, row.name), body, _footer(row.gap)]), drawn
 
 
@@ -102,8 +107,10 @@ def _header(about: About, what: str) -> str:
         for name, label in _METRICS.items()
         if name in metrics and not np.isnan(metrics[name])
     )
+    of_several = f", one of the labels {escape(', '.join(about.tasks))}" if about.tasks else ""
     return (
         f'<header><div class="eyebrow">ctrkit explain</div><h1>{escape(about.run)}</h1>'
+        f"<p>predicts <b>{escape(about.label)}</b>{of_several}</p>"
         f"<p><b>{escape(about.model)}</b> <span class='faint'>{escape(about.paper)}; {about.parameters:,} parameters</span><br>"
         f'{escape(what)}</p><ul class="tiles">{tiles}</ul></header>'
     )
@@ -129,47 +136,34 @@ def _agreement(e: SplitExplanation) -> str:
 
 
 def _score_table(e: SplitExplanation) -> str:
-    rows = "".join(
-        f"<tr><td>{place}</td><td>{escape(s.field)}</td><td>{s.kind.replace('_', '-')}</td>"
-        f"<td class='number'>{s.auc_drop.mean:+.5f} ± {s.auc_drop.std:.5f}</td>"
-        f"<td class='number'>{s.logloss_rise.mean:+.5f} ± {s.logloss_rise.std:.5f}</td><td class='number'>{s.attribution:.4f}</td></tr>"
+    rows = [
+        (
+            str(place),
+            s.field,
+            s.kind.replace("_", "-"),
+            Number(f"{s.auc_drop.mean:+.5f} ± {s.auc_drop.std:.5f}"),
+            Number(f"{s.logloss_rise.mean:+.5f} ± {s.logloss_rise.std:.5f}"),
+            Number(f"{s.attribution:.4f}"),
+        )
         for place, s in enumerate(e.fields, 1)
-    )
-    head = "<th></th><th>field</th><th>kind</th>" + "".join(
-        f"<th class='number'>{name}</th>" for name in ("drop of AUC", "rise of logloss", "mean |contribution|")
-    )
-    return f"<details><summary>All {len(e.fields)} fields in figures</summary><table><tr>{head}</tr>{rows}</table></details>"
+    ]
+    head = ("", "field", "kind", "drop of AUC", "rise of logloss", "mean |contribution|")
+    return folded(f"All {len(e.fields)} fields in figures", table(head, rows))
 
 
-def _pair_table(section: MapSection) -> str:
-    pairs = section.strongest_pairs(20)
-    rows = "".join(f"<tr><td>{escape(a)}</td><td>{escape(b)}</td><td class='number'>{value:.5f}</td></tr>" for a, b, value in pairs)
-    head = "<th>field (row)</th><th>other (column)</th><th class='number'>mean</th>"
-    return f"<details><summary>The {len(pairs)} strongest pairs in figures</summary><table><tr>{head}</tr>{rows}</table></details>"
-
-
-def _even(section: MapSection) -> str:
-    values = np.stack([m.values for m in section.maps])
-    return (
-        f"White is {section.neutral:.4g}, an even share; orange is more, blue is less. "
-        f"The entries of all {len(section.maps)} maps reach from {values.min():.4g} to {values.max():.4g}."
-    )
-
-
-def _row(row: RowExplanation, name: str) -> tuple[str, list[Picture]]:
+def _row(about: About, row: RowExplanation, name: str) -> tuple[str, list[Picture]]:
     """The card of a row, and its pictures."""
     drawn = [pictures.waterfall(row, name)]
-    label = {None: "", 0: '<span class="badge">was not clicked</span>', 1: '<span class="badge">was clicked</span>'}[row.label]
+    label = "" if row.label is None else f'<span class="badge">{escape(about.label)}: {"yes" if row.label else "no"}</span>'
     parts = [
         f"<section><h2>{escape(row.name[0].upper() + row.name[1:])}: {row.probability:.2%}{label}</h2>",
-        f"<p>{_pushes(row)}</p>{_figure(drawn[0])}",
+        f"<p>{_pushes(row)}</p>{figure(drawn[0])}{_HOW_TO_READ}",
         _share_table(row),
     ]
     for section in row.sections:
-        picture = pictures.mean_map(section, f"{name}-{_slug(section.title)}")
-        drawn.append(picture)
-        title = f"{escape(section.title)} of this row, mean over {len(section.maps)} maps"
-        parts.append(f"<details><summary>{title}</summary>{_figure(picture)}</details>")
+        shown = section.show(f"{name}-{slug(section.title)}")
+        drawn += shown.pictures
+        parts.append(f"<h3>{escape(section.title)}</h3>{shown.html}")
     return "".join(parts) + "</section>", drawn
 
 
@@ -177,7 +171,7 @@ def _pushes(row: RowExplanation) -> str:
     up = [s for s in row.fields if s.contribution > 0][:2]
     down = [s for s in row.fields if s.contribution < 0][:2]
     said = [
-        f"{' and '.join(f'<b class={way}>{escape(pictures.label_of(s.field, s.value, s.unseen))}</b>' for s in shares)} {verb}"
+        f"{' and '.join(f'<b class={way}>{escape(pictures.label_of(s))}</b>' for s in shares)} {verb}"
         for shares, way, verb in ((up, "up", "push it up"), (down, "down", "push it down"))
         if shares
     ]
@@ -186,32 +180,18 @@ def _pushes(row: RowExplanation) -> str:
 
 
 def _share_table(row: RowExplanation) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(s.field)}</td><td>{escape(_value(s.value))}{' (unseen in training)' if s.unseen else ''}</td>"
-        f"<td class='number {'up' if s.contribution > 0 else 'down'}'>{s.contribution:+.4f}</td></tr>"
-        for s in row.fields
-    )
-    head = "<th>field</th><th>raw value</th><th class='number'>contribution to the logit</th>"
-    return f"<details><summary>All {len(row.fields)} fields and their raw values</summary><table><tr>{head}</tr>{rows}</table></details>"
+    rows = [(s.field, f"{words(s.value)}{_note(s)}", signed(s.contribution)) for s in row.fields]
+    head = ("field", "raw value", "contribution to the logit")
+    return folded(f"All {len(row.fields)} fields and their raw values", table(head, rows))
 
 
-def _value(value: object) -> str:
-    if value is None or value in ("", []):
-        return "missing"
-    return ", ".join(str(element) for element in value) if isinstance(value, list) else str(value)
-
-
-def _figure(picture: Picture) -> str:
-    return f"<figure>{picture.svg}</figure>"
+def _note(share: FieldShare) -> str:
+    return " (unseen in training)" if share.unseen else " (pruned)" if share.pruned else ""
 
 
 def _footer(gap: float) -> str:
     return (
         "<footer>Contributions are integrated gradients (Sundararajan et al., ICML 2017) along the straight line from the average training "
         "row, in the space of the fields' embeddings and numbers; with the average row's logit they add up to the prediction, here within "
-        f"{gap:.1e}. They say what the model does, not what causes clicks.</footer>"
+        f"{gap:.1e}. They say what the model does, not what causes what it predicts.</footer>"
     )
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -19,7 +19,8 @@ class ActivationUnit(nn.Module):
 
     In training the unit sees the behaviours there are, packed, so that padding is in no batch statistic.
 
-    ``(target [batch, dim], history [batch, length, dim], mask [batch, length])`` -> ``[batch, dim]``.
+    ``(target [batch, dim], history [batch, length, dim], mask [batch, length])`` -> ``[batch, dim]``. In evaluation the mask may hold
+    shares between 0 and 1: a weight counts by that much.
     """
 
     def __init__(self, dim: int, hidden: Sequence[int], activation: Activation) -> None:
@@ -37,7 +38,7 @@ class ActivationUnit(nn.Module):
             scores = self.score(_pair(target[row], history[present]))
             return scores.new_zeros(rows, length).index_put(present, scores)
         pairs = _pair(target.unsqueeze(1).expand_as(history), history)
-        return self.score(pairs.flatten(0, 1)).view(rows, length).masked_fill(~mask, 0)
+        return self.score(pairs.flatten(0, 1)).view(rows, length) * mask
 
 
 def _pair(target: Tensor, behaviour: Tensor) -> Tensor:

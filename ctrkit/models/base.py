@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -43,6 +43,23 @@ class FieldMaps:
     about: str
     maps: dict[str, Tensor]
     neutral: float
+
+
+@dataclass(frozen=True)
+class PlaceWeights:
+    """What a model makes of each place of a sequence, of each row, for ``ctrkit explain``.
+
+    Attributes:
+        sequence: the field.
+        about: how to read a weight, a sentence or two.
+        weights: name -> ``[batch, length]``, the most recent last.
+        normalised: whether a row's weights and one of the target itself sum to 1.
+    """
+
+    sequence: str
+    about: str
+    weights: dict[str, Tensor]
+    normalised: bool
 
 
 class RankingModel(nn.Module):
@@ -95,7 +112,8 @@ class RankingModel(nn.Module):
         Args:
             embeddings: group name -> ``[batch, id fields, group's dim]``. An unpooled group's sequences are not among these fields:
                 theirs are ``<group>/<field>`` -> ``[batch, length, dim]``, the most recent last, and ``mask/<field>`` ->
-                ``[batch, length]``, whether there is anything at a place.
+                ``[batch, length]``, whether there is anything at a place: bool, or shares between none (0) and something (1), in
+                evaluation only.
             dense: ``[batch, numeric fields]``, NaN is missing.
 
         Returns:
@@ -103,7 +121,7 @@ class RankingModel(nn.Module):
         """
         raise NotImplementedError
 
-    def explanations(self, embeddings: dict[str, Tensor], dense: Tensor) -> Sequence[FieldMaps]:
+    def explanations(self, embeddings: dict[str, Tensor], dense: Tensor) -> Sequence[FieldMaps | PlaceWeights]:
         """What the model itself can show of how it read these rows (arguments as of ``forward``); most have nothing."""
         return ()
 
@@ -125,6 +143,17 @@ def with_sequences(model: str, inputs: Inputs) -> tuple[Inputs, tuple[int, ...]]
         )
     fields = [field.name for field in inputs.tables]
     return inputs.model_copy(update={"id_fields": inputs.tables}), tuple(fields.index(s.table) for s in inputs.sequences)
+
+
+def histories(inputs: Inputs, targets: Sequence[int], embeddings: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Of each sequence what a model that attends to it is given in ``embeddings``: the target's vector ``[batch, dim]``, those of the
+    history ``[batch, length, dim]`` and the mask ``[batch, length]``.
+
+    Args:
+        targets: as ``with_sequences`` gives them.
+    """
+    for sequence, target in zip(inputs.sequences, targets, strict=True):
+        yield embeddings["embedding"][:, target], embeddings[f"embedding/{sequence.name}"], embeddings[f"mask/{sequence.name}"]
 
 
 def at_least_two_fields(model: str, inputs: Inputs) -> int:

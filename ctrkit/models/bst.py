@@ -9,6 +9,9 @@ same table. p_k belongs to the k-th behaviour before the target: the paper's pos
 not hold. Where a history is shorter, nothing is attended to and T is 0. Each sequence has a transformer of its own.
 """
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -19,7 +22,7 @@ from ctrkit.errors import CtrkitError
 from ctrkit.layers.fields import FieldVectors
 from ctrkit.layers.tower import linear
 from ctrkit.layers.transformer import TransformerLayer
-from ctrkit.models.base import RankingModel, with_sequences
+from ctrkit.models.base import PlaceWeights, RankingModel, histories, with_sequences
 from ctrkit.models.registry import register
 from ctrkit.models.settings import Dropout, Hidden
 from ctrkit.schema import Inputs
@@ -56,11 +59,21 @@ class BST(RankingModel):
 
     def forward(self, embeddings: dict[str, Tensor], dense: Tensor) -> Tensor:
         fields = embeddings["embedding"]
-        parts = [self.vectors(fields, dense).flatten(1)]
-        for transformer, sequence, target in zip(self.transformers, self.inputs.sequences, self.target_places, strict=True):
-            history, mask = embeddings[f"embedding/{sequence.name}"], embeddings[f"mask/{sequence.name}"]
-            parts.append(transformer(fields[:, target], history, mask))
-        return self.tower(torch.cat(parts, dim=1)).squeeze(1)
+        seen = histories(self.inputs, self.target_places, embeddings)
+        attended = [transformer(*history) for transformer, history in zip(self.transformers, seen, strict=True)]
+        return self.tower(torch.cat([self.vectors(fields, dense).flatten(1), *attended], dim=1)).squeeze(1)
+
+    def explanations(self, embeddings: dict[str, Tensor], dense: Tensor) -> tuple[PlaceWeights, ...]:
+        """What the target attends to, of every layer and head."""
+        about = (
+            "How much the target attends to each past value; with what it attends to itself, a row's weights sum to 1. In layers after "
+            "the first, places are already mixtures."
+        )
+        seen = histories(self.inputs, self.target_places, embeddings)
+        return tuple(
+            PlaceWeights(sequence.name, about, cast(Transformer, transformer).target_weights(*history), normalised=True)
+            for sequence, transformer, history in zip(self.inputs.sequences, self.transformers, seen, strict=True)
+        )
 
 
 class Transformer(nn.Module):
@@ -76,9 +89,23 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(2 * dim, heads, dropout) for _ in range(layers))
 
     def forward(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        vectors = torch.cat([history, target.unsqueeze(1)], dim=1)
-        mask = nn.functional.pad(mask, (0, 1), value=True)
-        x = torch.cat([vectors, self.position.to(vectors.dtype).expand_as(vectors)], dim=2)
+        x, mask = self._places(target, history, mask)
         for layer in self.layers:
             x = layer(x, mask)
         return (x * mask.unsqueeze(2)).flatten(1)
+
+    def target_weights(self, target: Tensor, history: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """What the target attends to in the history, ``layer 1, head 1`` -> ``[batch, length]``; the rest up to 1 goes to itself."""
+        x, mask = self._places(target, history, mask)
+        found: dict[str, Tensor] = {}
+        for number, layer in enumerate(cast(Iterable[TransformerLayer], self.layers), 1):
+            weights = layer.weights(x, mask)[:, :, -1, :-1]
+            found |= {f"layer {number}, head {head + 1}": weights[:, head] for head in range(layer.heads)}
+            x = layer(x, mask)
+        return found
+
+    def _places(self, target: Tensor, history: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """E and the mask of history and target."""
+        vectors = torch.cat([history, target.unsqueeze(1)], dim=1)
+        x = torch.cat([vectors, self.position.to(vectors.dtype).expand_as(vectors)], dim=2)
+        return x, nn.functional.pad(mask, (0, 1), value=True)

@@ -10,6 +10,8 @@ The paper's mini-batch aware regularisation penalises the rows that a batch look
 row is penalised each time it is looked up; the paper divides that by how often its id occurs in the log.
 """
 
+from typing import cast
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from ctrkit.embeddings.tables import Group
 from ctrkit.layers.activation_unit import ActivationUnit
 from ctrkit.layers.dice import Activation, DiceTower
 from ctrkit.layers.fields import FieldVectors
-from ctrkit.models.base import RankingModel, with_sequences
+from ctrkit.models.base import PlaceWeights, RankingModel, histories, with_sequences
 from ctrkit.models.registry import register
 from ctrkit.models.settings import Dropout, Hidden
 from ctrkit.schema import Inputs
@@ -46,7 +48,18 @@ class DIN(RankingModel):
 
     def forward(self, embeddings: dict[str, Tensor], dense: Tensor) -> Tensor:
         fields = embeddings["embedding"]
-        parts = [self.vectors(fields, dense).flatten(1)]
-        for unit, sequence, target in zip(self.units, self.inputs.sequences, self.target_places, strict=True):
-            parts.append(unit(fields[:, target], embeddings[f"embedding/{sequence.name}"], embeddings[f"mask/{sequence.name}"]))
-        return self.tower(torch.cat(parts, dim=1))
+        seen = histories(self.inputs, self.target_places, embeddings)
+        interests = [unit(*history) for unit, history in zip(self.units, seen, strict=True)]
+        return self.tower(torch.cat([self.vectors(fields, dense).flatten(1), *interests], dim=1))
+
+    def explanations(self, embeddings: dict[str, Tensor], dense: Tensor) -> tuple[PlaceWeights, ...]:
+        """The weights a(e_j, v) (figure 5 of the paper)."""
+        about = (
+            "Each past value's vector is multiplied by its weight before they are summed: a value of a weight near 0 is passed over. "
+            "Weights may be negative and need not sum to 1: large ones tell of a strong interest."
+        )
+        seen = histories(self.inputs, self.target_places, embeddings)
+        return tuple(
+            PlaceWeights(sequence.name, about, {"weight": cast(ActivationUnit, unit).weights(*history)}, normalised=False)
+            for sequence, unit, history in zip(self.inputs.sequences, self.units, seen, strict=True)
+        )

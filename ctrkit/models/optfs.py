@@ -26,7 +26,7 @@ from ctrkit.embeddings.selection import Selection
 from ctrkit.embeddings.tables import Group
 from ctrkit.errors import CtrkitError
 from ctrkit.layers.gate import ContinuousGate, FixedGates, LearnedGates, gate_numeric
-from ctrkit.models.base import Decision, RankingModel
+from ctrkit.models.base import Decision, FieldMaps, PlaceWeights, RankingModel
 from ctrkit.models.registry import build, build_search, check_settings, register
 from ctrkit.models.search import Search
 from ctrkit.schema import PADDING_ID, Inputs
@@ -99,6 +99,9 @@ class OptFS(RankingModel):
 
     def forward(self, embeddings: dict[str, Tensor], dense: Tensor) -> Tensor:
         return self.base(embeddings, dense)
+
+    def explanations(self, embeddings: dict[str, Tensor], dense: Tensor) -> Sequence[FieldMaps | PlaceWeights]:
+        return self.base.explanations(embeddings, dense)
 
 
 class Gated(RankingModel):

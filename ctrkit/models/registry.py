@@ -129,10 +129,10 @@ def rebuild(weights: Mapping[str, Any], inputs: Inputs) -> RankingModel:
     return dense_arch
 
 
-def check_settings(name: str, settings: dict[str, Any], tasks: Sequence[str] = ()) -> None:
-    """Raises what ``build`` would raise about the name, the settings or the labels."""
+def check_settings(name: str, settings: dict[str, Any]) -> None:
+    """Raises what ``build`` would raise about the name and the settings of a model for one label."""
     _checked(name, settings)
-    _check_tasks(name, tasks)
+    _check_tasks(name, ())
 
 
 def _check_tasks(name: str, tasks: Sequence[str]) -> None:

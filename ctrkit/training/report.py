@@ -64,6 +64,10 @@ class Report:
         )
         self._console.print(line + ("  best" if best else ""), highlight=False, soft_wrap=True)
 
+    def stopped_early(self, waited: int, monitor: str) -> None:
+        evaluations = "1 evaluation" if waited == 1 else f"{waited} evaluations"
+        self._console.print(f"Stopped: {monitor} did not improve in {evaluations} (training.patience)", highlight=False, soft_wrap=True)
+
     def warn(self, message: str) -> None:
         self._console.print(f"Warning: {message}", style="yellow", highlight=False, soft_wrap=True)
 
@@ -76,18 +80,17 @@ def print_plan(console: Console, plan: Sequence[PlannedTable], dense_parameters:
     for column in table.columns[1:3] + table.columns[5:]:
         column.justify = "right"
     for row in shown:
-        table.add_row(Text(row.name), f"{row.rows:,}", str(row.dim), row.sharding, row.kernel, _size(sum(row.bytes_per_rank.values())))
+        table.add_row(Text(row.name), f"{row.rows:,}", str(row.dim), row.sharding, row.kernel, size_words(sum(row.bytes_per_rank.values())))
     console.print(table)
     if len(plan) > len(shown):
         rest = sum(sum(t.bytes_per_rank.values()) for t in plan) - sum(sum(t.bytes_per_rank.values()) for t in shown)
-        console.print(f"and {len(plan) - len(shown)} smaller tables, {_size(rest)}", highlight=False)
-    memory = ", ".join(f"{_size(size)} on process {rank}" for rank, size in total.items())
-    console.print(
-        f"{len(plan)} tables with their optimizer: {memory}; dense arch: {dense_parameters:,} parameters", highlight=False, soft_wrap=True
-    )
+        console.print(f"and {len(plan) - len(shown)} smaller tables, {size_words(rest)}", highlight=False)
+    memory = ", ".join(f"{size_words(size)} on process {rank}" for rank, size in total.items())
+    tables = "1 table" if len(plan) == 1 else f"{len(plan)} tables"
+    console.print(f"{tables} with optimizer state: {memory}; dense arch: {dense_parameters:,} parameters", highlight=False, soft_wrap=True)
 
 
-def _size(size: float) -> str:
+def size_words(size: float) -> str:
     """Bytes as people read them."""
     for unit in ("B", "kB", "MB"):
         if size < 1000:

@@ -66,13 +66,16 @@ def create_run(experiment: Experiment, dataset: Dataset, run_dir: Path | None = 
     """A new run folder holding config and dataset description; ``<output>/runs/<name>-<model>-<n>`` unless given.
 
     Raises:
-        CtrkitError: ``run_dir`` exists and is not empty.
+        CtrkitError: ``run_dir`` exists and is not empty, or cannot be made.
     """
     if run_dir is None:
         run_dir = _next_folder(experiment)
-    elif run_dir.exists() and any(run_dir.iterdir()):
+    elif run_dir.is_dir() and any(run_dir.iterdir()):
         raise CtrkitError(f"the run folder '{run_dir}' is not empty", "Give a new folder, or resume the run in it")
-    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CtrkitError(f"the run folder '{run_dir}' cannot be made: {error.strerror}", "Name a folder that can be written") from error
     target = run_dir / DATASET_FOLDER
     target.mkdir()
     shutil.copytree(dataset.path / "transforms", target / "transforms")

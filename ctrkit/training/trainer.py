@@ -33,6 +33,7 @@ from ctrkit.models.base import CTRModel, RankingModel
 from ctrkit.models.registry import build_for, build_search
 from ctrkit.models.search import Search
 from ctrkit.training import schedule
+from ctrkit.training.check import check_training
 from ctrkit.training.checkpoint import Checkpoints
 from ctrkit.training.distributed import Worker, distribute, gather_full_weights, load_full_weights, mean_loss, process_group
 from ctrkit.training.evaluate import predict
@@ -86,7 +87,7 @@ def train(
     """
     if experiment.training.threads:
         torch.set_num_threads(experiment.training.threads)
-    _check(experiment, dataset)
+    check_training(experiment, dataset.inputs, dataset.group)
     with process_group() as worker, _full_disk_explained(experiment.output):
         console = Console(quiet=True) if worker.rank else console or Console(stderr=True)
         chosen = [_choose_run(experiment, dataset, run_dir, resume) if worker.rank == 0 else None]
@@ -131,16 +132,6 @@ def _build_search(experiment: Experiment, dataset: Dataset) -> Search | None:
     return build_search(model.name, dataset.inputs, embedding.width, model.settings, embedding.numeric)
 
 
-def _check(experiment: Experiment, dataset: Dataset) -> None:
-    settings = experiment.training
-    _build(experiment, dataset)
-    _build_search(experiment, dataset)
-    if settings.monitor == "gauc" and dataset.group is None:
-        raise CtrkitError("training.monitor is gauc, but the dataset has no groups", "Set 'group' to a column such as user_id")
-    if settings.compile and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
-        raise CtrkitError("training.compile needs a C++ compiler, and there is none", "Install g++, or set training.compile to false")
-
-
 @contextmanager
 def _full_disk_explained(output: str) -> Iterator[None]:
     try:
@@ -158,8 +149,8 @@ def _choose_run(experiment: Experiment, dataset: Dataset, run_dir: Path | None, 
     if not resume:
         return create_run(experiment, dataset, run_dir)
     folder = run_dir or find_unfinished(experiment)
+    check_same_training(folder, experiment, dataset)
     if read_result(folder) is None:
-        check_same_training(folder, experiment, dataset)
         write_config(folder, experiment)
     return folder
 
@@ -296,6 +287,8 @@ class _Trainer:
                     break
         if progress.best_step is None and self.stops_early:  # resumed with fewer steps than were done, before the first evaluation
             self._evaluate(math.nan)
+        if progress.step < self.total_steps:
+            self.report.stopped_early(progress.waited, self.settings.monitor)
 
     def _done(self) -> bool:
         stopped = self.stops_early and self.progress.waited >= self.settings.patience

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from ctrkit.transforms.onnx_part import OnnxPart, OnnxWriter
 
 
-def _kept(feature: Feature) -> pl.Expr:
+def kept_elements(feature: Feature) -> pl.Expr:
+    """Of a column of raw bags, the elements that get an id, under the column's name."""
     missing = "" if feature.dtype == "string" else MISSING_INT
     empty = pl.lit([], dtype=pl.List(pl.String if feature.dtype == "string" else pl.Int64))
     element = pl.element()
@@ -43,7 +44,7 @@ class BagTransform:
         return self.lookup.rows
 
     def to_polars(self) -> pl.Expr:
-        return _kept(self.feature).list.eval(self.lookup.encode(pl.element())).alias(self.feature.name)
+        return kept_elements(self.feature).list.eval(self.lookup.encode(pl.element())).alias(self.feature.name)
 
     def to_onnx(self) -> OnnxPart:
         import numpy as np
@@ -108,7 +109,7 @@ class BagFitter:
         self._lookup = lookup
 
     def update(self, frame: pl.DataFrame) -> None:
-        elements = frame.select(_kept(self.feature)).to_series().explode(empty_as_null=False)
+        elements = frame.select(kept_elements(self.feature)).to_series().explode(empty_as_null=False)
         if len(elements):
             self._lookup.update(elements)
 

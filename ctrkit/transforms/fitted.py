@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import polars as pl
 
 from ctrkit.errors import CtrkitError
-from ctrkit.schema import Buckets, Feature, Hash, IdField, Inputs, Kind, Vocabulary
+from ctrkit.schema import Buckets, Feature, Hash, Inputs, Kind, Vocabulary
 from ctrkit.transforms.bag import BagFitter, BagTransform
 from ctrkit.transforms.base import FittedTransform, Fitter, Lookup, LookupFitter
 from ctrkit.transforms.buckets import BucketsFitter, BucketsTransform
@@ -94,7 +94,7 @@ class FittedTransforms:
     @property
     def inputs(self) -> Inputs:
         """The fields a model is built from."""
-        ids = [_id_field(t.feature, t.rows) for t in self.transforms if t.rows is not None]
+        ids = [t.feature.id_field(t.rows) for t in self.transforms if t.rows is not None]
         return Inputs(id_fields=tuple(ids), numeric_fields=tuple(t.feature.name for t in self.transforms if t.rows is None))
 
     def __getitem__(self, name: str) -> FittedTransform:
@@ -166,11 +166,6 @@ class FittedTransforms:
         except (ValueError, KeyError, TypeError, AssertionError, pl.exceptions.PolarsError) as error:
             raise CtrkitError(f"the fitted transforms at '{folder}' are damaged: {error}", "Prepare the data again") from error
         return cls(transforms)
-
-
-def _id_field(feature: Feature, rows: int) -> IdField:
-    length = feature.max_length if feature.of is not None else 0
-    return IdField(name=feature.name, rows=rows, multi_valued=feature.multi_valued, pooling=feature.pooling, of=feature.of, length=length)
 
 
 def _check_names(features: Sequence[Feature]) -> None:

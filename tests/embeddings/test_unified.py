@@ -14,6 +14,7 @@ from ctrkit.models.registry import build_for, models
 from ctrkit.schema import IdField, Inputs
 from ctrkit.training.distributed import Distributed, Worker, distribute, gather_full_weights
 from tests.embeddings.recorder import Recorder, batch_of
+from tests.zoo import has_search, info_of
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 INPUTS = Inputs(
@@ -141,10 +142,11 @@ def test_a_row_learns_from_every_field_that_falls_on_it(worker: Worker, l2: floa
     assert not after[0].any()
 
 
-@pytest.mark.parametrize("name", [m.name for m in models() if m.kind == "ranking" and m.name not in ("optfs", "optinter")])
+@pytest.mark.parametrize("name", [m.name for m in models() if m.kind != "sequence" and not has_search(m.name)])
 def test_every_model_trains_and_has_rows_times_width_parameters_whatever_the_fields(name: str, worker: Worker) -> None:
     settings = UnifiedEmbedding(rows=90, dim=4, lookups=3, feature_lookups={"user": 1}, optimizer="sgd", init_std=0.5)
-    inputs = INPUTS.model_copy(update={"numeric_fields": ("x",)})
+    tasks = ("first", "second") if info_of(name).kind == "multi-task" else ()
+    inputs = INPUTS.model_copy(update={"numeric_fields": ("x",), "tasks": tasks})
     torch.manual_seed(0)
     dense_arch = build_for(settings, name, inputs, {})
     distributed = distribute(CTRModel(dense_arch, settings), settings, worker, seed=0)
@@ -154,8 +156,9 @@ def test_every_model_trains_and_has_rows_times_width_parameters_whatever_the_fie
     before = gather_full_weights(distributed.model)
     batch = batch_of(INPUTS, ROWS)
     batch.dense = torch.ones(len(ROWS), 1)
-    losses = torch.nn.functional.binary_cross_entropy_with_logits(distributed.model(batch), torch.tensor([1.0, 0.0, 1.0]))
-    losses.backward()
+    labels = torch.tensor([1.0, 0.0, 1.0])
+    logits = distributed.model(batch)
+    torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.unsqueeze(1).expand_as(logits) if tasks else labels).backward()
     for group, after in gather_full_weights(distributed.model).items():
         assert not torch.equal(after, before[group]) and not after[0].any()
     assert all(p.grad is not None and p.grad.any() for p in dense_arch.join.parameters())

@@ -7,28 +7,29 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from rich.console import Console
 
-import ctrkit.quiet  # noqa: F401
-from ctrkit.config import Experiment
+from ctrkit.data.batch import Batch
 from ctrkit.data.dataset import Dataset
 from ctrkit.errors import CtrkitError
 from ctrkit.explain.explainer import Explainer, open_run
-from ctrkit.explain.explanation import FieldMap, MapSection, SplitExplanation, rank_correlation
-from ctrkit.explain.lookups import look_up
+from ctrkit.explain.explanation import SplitExplanation, rank_correlation
+from ctrkit.explain.maps import FieldMap, MapSection
 from ctrkit.explain.permutation import permuted
 from ctrkit.export.selfcheck import to_batch
 from ctrkit.export.writer import json_rows
 from ctrkit.training.evaluate import Predictions, predict_split
-from ctrkit.training.trainer import train
 
 CAUSES, NOISE = {"city", "tags", "price"}, {"colour", "weight"}
 
 
 @pytest.fixture(scope="module")
-def run(planted: Dataset, planted_experiment: Callable[..., Experiment], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    return train(planted_experiment("autoint"), planted, run_dir=folder, console=Console(quiet=True)).run
+def planted(datasets: dict[str, Dataset]) -> Dataset:
+    return datasets["fields"]
+
+
+@pytest.fixture(scope="module")
+def run(train: Callable[..., Path]) -> Path:
+    return train("autoint")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def explainer(run: Path, predictions: Predictions) -> Iterator[Explainer]:
 
 @pytest.fixture(scope="module")
 def explanation(explainer: Explainer) -> SplitExplanation:
-    return explainer.explain_split("test", rows=1500, repeats=3, seed=0)
+    return explainer.explain_split("test", rows=1200, repeats=3, seed=0)
 
 
 def test_what_makes_the_click_is_ranked_first_by_both_and_noise_is_near_zero(explanation: SplitExplanation) -> None:
@@ -106,8 +107,8 @@ def test_examples_are_the_surest_and_the_most_surprising_rows(
     golden = pl.read_parquet(planted.golden).height
     p, y = predictions.probabilities[:golden], predictions.labels[:golden]
     by_name = {example.name.partition(", the ")[2]: example.probability for example in explanation.examples}
-    assert by_name["likeliest click"] == pytest.approx(p.max(), abs=1e-6)
-    assert by_name["least likely click"] == pytest.approx(p.min(), abs=1e-6)
+    assert by_name["highest prediction"] == pytest.approx(p.max(), abs=1e-6)
+    assert by_name["lowest prediction"] == pytest.approx(p.min(), abs=1e-6)
     if "greatest surprise" in by_name:
         assert abs(by_name["greatest surprise"] - p[np.abs(y - p).argmax()]) < 1e-6
 
@@ -123,21 +124,25 @@ def test_attention_maps_are_means_of_rows_that_sum_to_one(explanation: SplitExpl
     assert not np.allclose(of_a_row.mean, section.mean, atol=1e-4)
 
 
-def test_shuffling_what_was_looked_up_is_shuffling_the_log(explainer: Explainer, planted: Dataset) -> None:
+def test_shuffling_a_batch_is_shuffling_the_log(explainer: Explainer, planted: Dataset) -> None:
     raw = pl.read_parquet(planted.golden)
     order = torch.randperm(raw.height, generator=torch.Generator().manual_seed(0))
-    device = torch.device("cpu")
 
-    def looked_up(frame: pl.DataFrame):
-        return look_up(explainer._model, to_batch(explainer.transforms.encode(frame), planted.inputs), device)
+    def batch_of(frame: pl.DataFrame) -> Batch:
+        return to_batch(explainer.transforms.encode(frame), planted.inputs)
 
-    before = looked_up(raw)
-    for place, name in enumerate(explainer.fields):
-        shuffled = looked_up(raw.with_columns(raw[name].gather(order.numpy())))
-        changed = permuted(before, place, order)
-        for group in before.embeddings:
-            torch.testing.assert_close(changed.embeddings[group], shuffled.embeddings[group], rtol=0, atol=0)
+    for name in planted.inputs.numeric_fields + tuple(field.name for field in planted.inputs.id_fields):
+        shuffled = batch_of(raw.with_columns(raw[name].gather(order.numpy())))
+        changed = permuted(batch_of(raw), planted.inputs, name, order)
+        assert changed.sparse.keys() == shuffled.sparse.keys()
+        torch.testing.assert_close(changed.sparse.values(), shuffled.sparse.values())
+        torch.testing.assert_close(changed.sparse.lengths(), shuffled.sparse.lengths())
         torch.testing.assert_close(changed.dense, shuffled.dense, rtol=0, atol=0, equal_nan=True)
+
+
+def test_there_is_no_task_to_name(run: Path) -> None:
+    with pytest.raises(CtrkitError, match="predicts one label, so there is no task 'click'"), open_run(run, "click"):
+        pass
 
 
 def test_a_sample_of_one_class_is_refused(explainer: Explainer) -> None:
@@ -147,7 +152,7 @@ def test_a_sample_of_one_class_is_refused(explainer: Explainer) -> None:
 
 def test_pairs_are_the_largest_off_the_diagonal() -> None:
     values = np.array([[9.0, 1.0, 2.0], [5.0, 9.0, 0.0], [3.0, 4.0, 9.0]])
-    section = MapSection("Choices", "", 0.0, ["a", "b", "c"], [FieldMap("one", values), FieldMap("other", values)])
+    section = MapSection("Choices", "", 0.0, ["a", "b", "c"], [FieldMap("one", values), FieldMap("other", values)], rows=1)
     assert section.strongest_pairs(3) == [("b", "a", 5.0), ("c", "b", 4.0), ("c", "a", 3.0)]
     assert len(section.strongest_pairs(99)) == 6
 

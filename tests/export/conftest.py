@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ctrkit.quiet  # noqa: F401
-from ctrkit.config import Embedding, UnifiedEmbedding
+from ctrkit.config import Embedding
 from ctrkit.data.batch import Batch
 from ctrkit.export.writer import Trained
 from ctrkit.models.base import CTRModel
@@ -60,11 +60,9 @@ def trained(transforms: FittedTransforms, golden: pl.DataFrame) -> Iterator[Call
     """``trained("fm")``, ``trained("mmoe", label={"a": "x", "b": "y"})``: a model in TorchRec's hands, its weights drawn at random and far from zero."""
     with process_group() as worker:
 
-        def make(
-            model: str, dim: int = 8, unified: UnifiedEmbedding | None = None, label: str | dict[str, str] = "click", **settings: object
-        ) -> Trained:
+        def make(model: str, embedding: Embedding | None = None, label: str | dict[str, str] = "click", **settings: object) -> Trained:
             torch.manual_seed(0)
-            embedding = unified or Embedding(dim=dim, optimizer="sgd", init_std=0.5)
+            embedding = embedding or Embedding(dim=8, optimizer="sgd", init_std=0.5)
             inputs = transforms.inputs.model_copy(update={"tasks": () if isinstance(label, str) else tuple(label)})
             dense_arch = build_for(embedding, model, inputs, dict(settings)).eval()
             for parameter in dense_arch.parameters():

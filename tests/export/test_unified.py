@@ -23,24 +23,13 @@ from ctrkit.export.twin import Twin
 from ctrkit.export.writer import Trained, write_bundle
 from ctrkit.models.registry import models
 from ctrkit.schema import IdField, Inputs
+from tests.zoo import has_search, info_of, small_settings
 
 SALTS = torch.tensor([hash_coefficients(field, k) for field in ("user", "item") for k in range(2)]).T.contiguous()
 TABLE_ROWS = 100_003
-SMALL: dict[str, Any] = {
-    "hidden": (8, 6),
-    "hidden1": (8, 6),
-    "hidden2": (10,),
-    "bottom_hidden": (8,),
-    "gate_hidden": (8,),
-    "channels": (3, 2),
-    "kernel": 3,
-    "maps": (3, 2),
-    "attention_dim": 8,
-}
-"""In place of a model's defaults, where it has such a setting."""
 
-MODELS = [m.name for m in models() if m.kind == "ranking" and m.name not in ("optfs", "optinter")]
-EACH_GROUP = ("ffm", "fgcnn", "fm", "lr")
+MODELS = [m.name for m in models() if m.kind != "sequence" and not has_search(m.name)]
+EACH_GROUP = ("ffm", "fgcnn", "fm", "lr", "mmoe")
 """A model of every kind of group; exporting takes seconds, the others are slow tests."""
 
 
@@ -68,16 +57,15 @@ def test_onnx_hashes_any_id_as_torch_does(session: Any, ids: list[int]) -> None:
 
 def unified_model(trained: Callable[..., Trained], model: str) -> Trained:
     """With look-ups of another number for a bag and for a single value."""
-    (info,) = (m for m in models() if m.name == model)
-    settings = {s.name: SMALL[s.name] for s in info.settings if s.name in SMALL}
     unified = UnifiedEmbedding(rows=40, dim=4, lookups=2, feature_lookups={"tags": 3, "site": 1}, optimizer="sgd", init_std=0.5)
-    return trained(model, unified=unified, **settings)
+    label = {"first": "click", "second": "buy"} if info_of(model).kind == "multi-task" else "click"
+    return trained(model, embedding=unified, label=label, **small_settings(model))
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_twin_of_every_model_predicts_what_it_does(model: str, trained: Callable[..., Trained]) -> None:
     whole = unified_model(trained, model)
-    inputs, encoded = whole.transforms.inputs, whole.transforms.encode(whole.golden)
+    inputs, encoded = whole.inputs, whole.transforms.encode(whole.golden)
     twin = Twin(inputs, whole.tables, whole.dense_arch).eval()
     with torch.no_grad():
         rebuilt = twin(to_tensors(encoded, inputs)).numpy()
@@ -92,7 +80,7 @@ def test_every_model_exports_what_it_was_trained_as(model: str, tmp_path: Path, 
 
 
 def test_a_shared_table_is_looked_up_once_and_once_a_bag(tmp_path: Path, trained: Callable[..., Trained]) -> None:
-    model = trained("fm", unified=UnifiedEmbedding(rows=40, dim=4, lookups=2, optimizer="sgd"))
+    model = trained("fm", embedding=UnifiedEmbedding(rows=40, dim=4, lookups=2, optimizer="sgd"))
     twin = Twin(model.transforms.inputs, model.tables, model.dense_arch)
     write_model(tmp_path, twin, model.transforms.onnx_graph(), name="m", version=1, external_bytes=1e9)
     graph = onnx.load(tmp_path / MODEL_FILE).graph

@@ -13,7 +13,7 @@ from ctrkit.layers.activation_unit import ActivationUnit
 from ctrkit.layers.dice import Dice
 from ctrkit.layers.transformer import TransformerLayer
 from ctrkit.models.base import RankingModel
-from ctrkit.models.registry import build
+from ctrkit.models.registry import build, models
 from ctrkit.schema import IdField, Inputs
 
 DIM, LENGTH, ROWS = 4, 5, 6
@@ -33,6 +33,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("bst", {"hidden": (8, 6)}),
     ("bst", {"hidden": (8,), "layers": 2, "heads": 4, "dropout": 0.1}),
 ]
+assert {name for name, _ in CASES} == {m.name for m in models() if m.kind == "sequence"}, "every model of histories is tested here"
 each_case = pytest.mark.parametrize("name,settings", CASES, ids=[f"{n} {s}" for n, s in CASES])
 
 
@@ -193,6 +194,68 @@ def test_a_transformer_layer_is_torchs_encoder_layer_with_leaky_relu() -> None:
     e, mask = torch.randn(3, 5, 8), torch.rand(3, 5) < 0.5
     mask[:, -1] = True
     torch.testing.assert_close(ours(e, mask), theirs(e, src_key_padding_mask=~mask), atol=1e-5, rtol=1e-5)
+
+
+def test_attention_weights_are_torchs() -> None:
+    torch.manual_seed(0)
+    ours, theirs = TransformerLayer(8, heads=2, dropout=0.0), torch.nn.MultiheadAttention(8, 2, bias=False, batch_first=True)
+    e, mask = torch.randn(3, 5, 8), torch.rand(3, 5) < 0.5
+    mask[:, -1] = True
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key.weight, ours.value.weight]))
+        _, expected = theirs(e, e, e, key_padding_mask=~mask, average_attn_weights=False)
+    torch.testing.assert_close(ours.weights(e, mask), expected)
+
+
+@each_case
+def test_a_mask_of_shares_counts_a_place_by_so_much(name: str, settings: dict[str, Any]) -> None:
+    """Shares of 0 and 1 are the mask; in between the logit moves from that without a place to that with it."""
+    model = make(name, settings).eval()
+    embeddings, dense = feed()
+    shares = {key: e.float() if key.startswith("mask/") else e for key, e in embeddings.items()}
+    torch.testing.assert_close(model(shares, dense), model(embeddings, dense))
+    logits = []
+    for share in (1.0, 0.9999, 0.5, 1e-6, 0.0):
+        mask = embeddings["mask/past"].float()
+        mask[:, -1] *= share
+        logits.append(model(embeddings | {"mask/past": mask}, dense))
+    without = embeddings["mask/past"].clone()
+    without[:, -1] = False
+    torch.testing.assert_close(logits[-1], model(embeddings | {"mask/past": without}, dense))
+    near = (logits[0] - logits[1]).abs().max(), (logits[-2] - logits[-1]).abs().max()
+    assert max(near) < 0.05 * (logits[0] - logits[-1]).abs().max()
+    assert (logits[2] - logits[0]).abs().max() > 1e-3 < (logits[2] - logits[-1]).abs().max()
+
+
+def test_two_halves_of_a_value_are_the_value() -> None:
+    """Of a history, for what is made of the target: by the activation unit and by a transformer layer."""
+    torch.manual_seed(0)
+    target, value, half = torch.randn(1, 4), torch.randn(1, 1, 4), torch.full((1, 2), 0.5)
+    unit = ActivationUnit(4, (3,), "prelu").eval()
+    torch.testing.assert_close(unit(target, value.expand(1, 2, 4), half), unit(target, value, torch.ones(1, 1)))
+    layer = TransformerLayer(4, heads=2, dropout=0.0).eval()
+    one = layer(torch.cat([value, target.unsqueeze(1)], dim=1), torch.ones(1, 2))
+    two = layer(torch.cat([value, value, target.unsqueeze(1)], dim=1), torch.tensor([[0.5, 0.5, 1.0]]))
+    torch.testing.assert_close(two[:, -1], one[:, -1])
+
+
+@each_case
+def test_explanations_are_the_weights_that_the_model_uses(name: str, settings: dict[str, Any]) -> None:
+    model = make(name, settings).eval()
+    embeddings, dense = feed()
+    shown = {one.sequence: one for one in model.explanations(embeddings, dense)}
+    assert set(shown) == {"past", "bought"}
+    for sequence, one in shown.items():
+        mask = embeddings[f"mask/{sequence}"]
+        for weights in one.weights.values():
+            assert weights.shape == mask.shape and (weights[~mask] == 0).all() and (weights[mask] != 0).all()
+            assert not one.normalised or ((weights >= 0).all() and (weights.sum(1) < 1).all())
+    if name == "din":
+        unit = model.units[0]
+        seen = embeddings["embedding"][:, 2], embeddings["embedding/past"], embeddings["mask/past"]
+        torch.testing.assert_close(shown["past"].weights["weight"].unsqueeze(1) @ seen[1], unit(*seen).unsqueeze(1))
+    else:
+        assert len(shown["past"].weights) == settings.get("layers", 1) * settings.get("heads", 2)
 
 
 @pytest.mark.parametrize("name", ["din", "bst"])

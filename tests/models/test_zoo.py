@@ -16,26 +16,13 @@ from ctrkit.errors import CtrkitError
 from ctrkit.models.base import RankingModel
 from ctrkit.models.registry import build, models
 from ctrkit.schema import IdField, Inputs
+from tests.zoo import info_of, small_settings
 
 DIM = 4
 ID_FIELDS = 5
 INPUTS = Inputs(id_fields=tuple(IdField(name=f"c{k}", rows=10) for k in range(ID_FIELDS)), numeric_fields=("n0", "n1"))
 TASKS = ("click", "buy")
 """Of the multi-task models."""
-
-SMALL: dict[str, Any] = {
-    "hidden": (8, 6),
-    "hidden1": (8, 6),
-    "hidden2": (10,),
-    "bottom_hidden": (8,),
-    "gate_hidden": (8,),
-    "expert_hidden": (8,),
-    "channels": (3, 2),
-    "kernel": 3,
-    "maps": (3, 2),
-    "attention_dim": 8,
-}
-"""In place of a model's defaults, where it has such a setting: the tests are of its form, not of its size."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +38,10 @@ class Case:
         return " ".join([self.model, *(f"{key}={value}" for key, value in self.settings.items()), *numeric])
 
     def build(self, inputs: Inputs = INPUTS, dim: int = DIM, seed: int = 0) -> RankingModel:
-        (info,) = (m for m in models() if m.name == self.model)
         torch.manual_seed(seed)
-        if info.kind == "multi-task":
+        if info_of(self.model).kind == "multi-task":
             inputs = inputs.model_copy(update={"tasks": TASKS})
-        settings = {s.name: SMALL[s.name] for s in info.settings if s.name in SMALL} | self.settings
-        return build(self.model, inputs, dim, settings, self.numeric)
+        return build(self.model, inputs, dim, small_settings(self.model) | self.settings, self.numeric)
 
 
 ZOO = [m.name for m in models() if m.kind != "sequence"]

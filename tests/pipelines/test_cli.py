@@ -89,6 +89,10 @@ def test_export(journey) -> None:
     assert {"model.onnx", "manifest.json"} <= {path.name for path in journey.bundle.iterdir()}
 
 
+def test_the_size_of_a_small_bundle_is_no_zero(journey) -> None:
+    assert re.search(r"\([1-9][0-9.]* kB\)", journey.export.stderr), journey.export.stderr
+
+
 def test_scores_of_the_test_rows_have_the_metrics_of_training(journey) -> None:
     assert {"rows", "rows_per_s", "output"} <= set(journey.score.json)
     scored = pl.read_parquet(journey.score.json["output"])

@@ -1,49 +1,18 @@
 """``ctrkit explain``: its JSON, its files, and a page that needs nothing else."""
 
 import json
-import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from ctrkit.bundle import open_bundle
-
-
-class Page(HTMLParser):
-    """All that a page would load or run, and whether its elements are closed."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.loads: list[str] = []
-        self.scripts = 0
-        self.open: list[str] = []
-        self.words = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.scripts += tag == "script"
-        self.loads += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
-        if tag not in ("meta", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
+from tests.pages import Page, parsed
 
 
 def read(path: str | Path) -> Page:
-    text = Path(path).read_text(encoding="utf8")
-    page = Page(text)
-    assert not page.open
-    assert page.scripts == 0
-    assert all(load.startswith(("#", "data:image/png;base64,")) for load in page.loads)
-    assert not re.findall(r"url\((?!#)", text) and "@import" not in text
-    return page
+    return parsed(Path(path).read_text(encoding="utf8"))
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +74,8 @@ def test_people_get_a_table(journey, ctrkit: Callable, tmp_path: Path) -> None:
     raw = pl.read_parquet(journey.run / "dataset/golden.parquet")[0].to_dicts()[0]
     assert "contribution" in said.stdout and str(raw["user_id"]) in said.stdout
     assert "row-0.html" in said.stdout
+
+
+def test_one_label_is_no_task(journey, ctrkit: Callable, tmp_path: Path) -> None:
+    said = ctrkit("explain", journey.run, "--task", "click", "--out", tmp_path)
+    assert said.status == 2 and "predicts one label, so there is no task 'click'" in said.stderr

@@ -1,4 +1,5 @@
 import gzip
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import polars as pl
 import pytest
 
 import pipelines.score
-from ctrkit.bundle import MODEL_FILE
+from ctrkit.bundle import MANIFEST_FILE, MODEL_FILE
 from ctrkit.errors import CtrkitError
 from pipelines.score import score
 from tests.handmade import make_bundle, probability
@@ -114,6 +115,30 @@ def test_what_is_wrong_is_named_and_no_output_is_left(bundle: Path, log: pl.Data
     with pytest.raises(CtrkitError, match="cannot be written"):
         score(bundle, tmp_path / "log.csv", tmp_path / "log.csv" / "out.csv")
     assert sorted(path.name for path in tmp_path.iterdir()) == inputs
+
+
+def test_a_file_laid_out_otherwise_wants_a_config(bundle: Path, log: pl.DataFrame, tmp_path: Path) -> None:
+    log.write_csv(tmp_path / "semicolons.csv", separator=";")
+    (tmp_path / "headless.csv").write_text("u1,,,,u1\n")
+    (tmp_path / "log.txt").write_text("user\nu1\n")
+    for name, message in (
+        ("semicolons", "separator may be wrong"),
+        ("headless", "names the column '' more than once"),
+        ("log.txt", "format"),
+    ):
+        with pytest.raises(CtrkitError, match=f"{message}.* in an experiment that you name with --config"):
+            score(bundle, tmp_path / (name if "." in name else f"{name}.csv"), tmp_path / "out.csv")
+
+
+def test_a_history_is_no_column_of_the_log_it_was_made_of(log: pl.DataFrame, tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path)
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    history = {"by": "user", "time": "time"}
+    manifest["features"][3] |= {"kind": "sequence", "of": "user", "history": history}
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+    log.drop("tags").write_csv(tmp_path / "log.csv")
+    with pytest.raises(CtrkitError, match="no column 'tags': a history, which prepare made of the log. Give it as a column"):
+        score(folder, tmp_path / "log.csv", tmp_path / "out.csv")
 
 
 def test_a_damaged_bundle_is_refused(log: pl.DataFrame, tmp_path: Path) -> None:

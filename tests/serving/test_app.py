@@ -91,6 +91,13 @@ def test_an_unknown_model_is_a_404_that_names_the_known_ones(client: TestClient,
         assert answer.json() == {"detail": message}
 
 
+@pytest.mark.parametrize(("method", "action"), [("POST", ":scor"), ("POST", ""), ("GET", ":score"), ("GET", ":rank"), ("PUT", ":score")])
+def test_a_model_asked_in_another_way_is_a_405_that_says_how(client: TestClient, method: str, action: str) -> None:
+    answer = client.request(method, f"/v1/models/clicks{action}")
+    assert answer.status_code == 405
+    assert answer.json()["detail"].startswith(f"{method} /v1/models/clicks{action} is not answered. POST asks a model: ")
+
+
 def test_a_row_that_does_not_fit_is_a_422_with_its_place(client: TestClient) -> None:
     answer = client.post("/v1/models/clicks:score", json={"rows": [{}, {"price": "5"}]})
     assert answer.status_code == 422

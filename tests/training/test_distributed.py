@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from torch import Tensor, multiprocessing
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchrec import KeyedJaggedTensor
 
-from ctrkit.config import Embedding, UnifiedEmbedding
+from ctrkit.config import AutoDis, Embedding, UnifiedEmbedding
 from ctrkit.data.batch import Batch
 from ctrkit.models.base import CTRModel
-from ctrkit.models.registry import build_for, build_search
+from ctrkit.models.registry import build_for, build_search, models
 from ctrkit.models.search import Search
 from ctrkit.schema import IdField, Inputs
 from ctrkit.training.distributed import Distributed, Worker, distribute, gather_full_weights, load_full_weights, mean_loss, process_group
+from tests.zoo import has_search, info_of, small_settings
 
 INPUTS = Inputs(
     id_fields=(
@@ -30,25 +32,50 @@ INPUTS = Inputs(
     ),
     numeric_fields=("x", "y"),
 )
-WITHOUT_SEQUENCE = INPUTS.model_copy(update={"id_fields": INPUTS.tables})
 BATCH = 40
 STEPS = 6
+TASKS = ("first", "second")
+"""Of multi-task models."""
+
+
+@dataclass(frozen=True)
+class Case:
+    sharding: str
+    embedding: Embedding
+    model: str
+    settings: dict[str, Any] = field(default_factory=lambda: {"hidden": [16]})
+    search: bool = False
+    """Train the model's search in its place."""
+
+    @property
+    def inputs(self) -> Inputs:
+        inputs = INPUTS.model_copy(update={"tasks": TASKS}) if info_of(self.model).kind == "multi-task" else INPUTS
+        return inputs.model_copy(update={"id_fields": INPUTS.tables}) if has_search(self.model) else inputs
+
+    def __str__(self) -> str:
+        e = self.embedding
+        return "-".join([self.model, e.kind, self.sharding, e.optimizer, e.l2_rows, *(["search"] if self.search else [])])
+
+
+SEARCH = {"base": "deepfm", "base_settings": {"hidden": [16]}, "l1": 1e-3, "gate_learning_rate": 0.1, "search_epochs": STEPS}
+"""Gates on every value, of bags too, and a penalty on all of them."""
 CASES = [
-    ("table_wise", Embedding(dim=8, optimizer="adagrad", l2=1e-3), "deepfm"),
-    ("column_wise", Embedding(dim=8, optimizer="adagrad"), "deepfm"),
-    ("table_wise", Embedding(dim=8, optimizer="rowwise_adagrad", l2=1e-3), "deepfm"),
-    ("table_wise", Embedding(dim=8, optimizer="sgd", learning_rate=1.0), "deepfm"),
-    ("column_wise", Embedding(dim=8, optimizer="adam", l2=1e-3, l2_rows="all"), "deepfm"),
-    ("table_wise", Embedding(dim=8, optimizer="adam", l2=1e-3), "deepfm"),
-    ("table_wise", Embedding(dim=8, optimizer="rowwise_adagrad", l2=1e-3), "din"),
-    ("column_wise", Embedding(dim=8, optimizer="adagrad"), "din"),
-    ("column_wise", UnifiedEmbedding(rows=64, dim=8, lookups=2, feature_lookups={"user": 3}, l2=1e-3), "deepfm"),
+    Case("table_wise", Embedding(dim=8, optimizer="adagrad", l2=1e-3), "deepfm"),
+    Case("column_wise", Embedding(dim=8, optimizer="adagrad"), "deepfm"),
+    Case("table_wise", Embedding(dim=8, optimizer="rowwise_adagrad", l2=1e-3), "deepfm"),
+    Case("table_wise", Embedding(dim=8, optimizer="sgd", learning_rate=1.0), "deepfm"),
+    Case("column_wise", Embedding(dim=8, optimizer="adam", l2=1e-3, l2_rows="all"), "deepfm"),
+    Case("table_wise", Embedding(dim=8, optimizer="adam", l2=1e-3), "deepfm"),
+    Case("table_wise", Embedding(dim=8, optimizer="rowwise_adagrad", l2=1e-3), "din"),
+    Case("column_wise", Embedding(dim=8, optimizer="adagrad"), "din"),
+    Case("column_wise", UnifiedEmbedding(rows=64, dim=8, lookups=2, feature_lookups={"user": 3}, l2=1e-3), "deepfm"),
+    Case("table_wise", Embedding(dim=8, l2=1e-3), "optfs", SEARCH, search=True),
+    Case("column_wise", Embedding(dim=8, optimizer="adam", l2=1e-3, l2_rows="all"), "optfs", SEARCH, search=True),
+    Case("table_wise", Embedding(dim=8, numeric=AutoDis(meta_embeddings=3)), "deepfm"),
+    *(Case("column_wise", Embedding(dim=8), m.name, small_settings(m.name)) for m in models()),
+    *(Case("table_wise", Embedding(dim=8), m.name, small_settings(m.name), search=True) for m in models() if has_search(m.name)),
 ]
-SEARCHED = [
-    ("table_wise", Embedding(dim=8, l2=1e-3), "deepfm"),
-    ("column_wise", Embedding(dim=8, optimizer="adam", l2=1e-3, l2_rows="all"), "deepfm"),
-]
-"""As ``CASES``, but of a search: gates on every value, of bags too, and a penalty on all of them. It takes no sequences."""
+COLUMNS = replace(CASES[0], sharding="column_wise")
 
 
 def global_batches() -> list[list[tuple[list[list[int]], list[float], float]]]:
@@ -71,7 +98,10 @@ def to_batch(rows: list[tuple[list[list[int]], list[float], float]], inputs: Inp
     values = torch.tensor([i for field in ids for bag in field for i in bag], dtype=torch.int64)
     lengths = torch.tensor([len(bag) for field in ids for bag in field], dtype=torch.int32)
     sparse = KeyedJaggedTensor(keys=[f.name for f in inputs.id_fields], values=values, lengths=lengths)
-    return Batch(sparse, torch.tensor([row[1] for row in rows]), torch.tensor([row[2] for row in rows]))
+    labels = torch.tensor([row[2] for row in rows])
+    if inputs.tasks:
+        labels = torch.stack([labels, torch.tensor([float(row[0][1][0] % 2) for row in rows])], dim=1)
+    return Batch(sparse, torch.tensor([row[1] for row in rows]), labels)
 
 
 def share(rows: list[Any], worker: Worker) -> list[Any]:
@@ -80,39 +110,36 @@ def share(rows: list[Any], worker: Worker) -> list[Any]:
     return rows[:cut] if worker.rank == 0 else rows[cut:]
 
 
-def make(
-    settings: Embedding, worker: Worker, sharding: str, model: str = "deepfm", search: bool = False
-) -> tuple[Distributed, torch.optim.Optimizer, Search | None]:
+def make(case: Case, worker: Worker) -> tuple[Distributed, torch.optim.Optimizer, Search | None]:
     torch.manual_seed(5)
-    found = None
-    if search:
-        options = {"base": model, "base_settings": {"hidden": [16]}, "l1": 1e-3, "gate_learning_rate": 0.1, "search_epochs": STEPS}
-        found = build_search("optfs", WITHOUT_SEQUENCE, settings.dim, options)
-        assert found is not None
-        dense_arch = found.model
+    search, rate = None, None
+    if case.search:
+        search = build_search(case.model, case.inputs, case.embedding.width, case.settings, case.embedding.numeric)
+        assert search is not None
+        search.observe(to_batch(rows, case.inputs).sparse for rows in global_batches())
+        dense_arch, rate = search.model, search.learning_rate
     else:
-        dense_arch = build_for(settings, model, INPUTS, {"hidden": [16]})
-    rate = found.learning_rate if found is not None else None
-    distributed = distribute(CTRModel(dense_arch, settings), settings, worker, seed=1, sharding=[sharding], gate_learning_rate=rate)
-    return distributed, torch.optim.SGD(dense_arch.parameters(), lr=0.1), found
+        dense_arch = build_for(case.embedding, case.model, case.inputs, case.settings)
+    model = CTRModel(dense_arch, case.embedding)
+    distributed = distribute(model, case.embedding, worker, seed=1, sharding=[case.sharding], gate_learning_rate=rate)
+    return distributed, torch.optim.SGD(dense_arch.parameters(), lr=0.1), search
 
 
-def train(
-    settings: Embedding, worker: Worker, sharding: str, model: str, search: bool = False
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def train(case: Case, worker: Worker) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Tables and dense weights after ``STEPS`` steps, with a learning rate that falls."""
-    distributed, dense_optimizer, found = make(settings, worker, sharding, model, search)
+    distributed, dense_optimizer, search = make(case, worker)
     dense_arch = distributed.model.module.dense_arch
     for step, rows in enumerate(global_batches()):
-        batch = to_batch(share(rows, worker), WITHOUT_SEQUENCE if search else INPUTS)
+        batch = to_batch(share(rows, worker), case.inputs)
         distributed.table_optimizer.set_learning_rate(1 / (1 + step))
         distributed.table_optimizer.zero_grad()
         dense_optimizer.zero_grad()
-        if found is not None:
-            found.advance(step, step, STEPS)
-        loss = mean_loss(binary_cross_entropy_with_logits(distributed.model(batch), batch.labels, reduction="none"))
-        if found is not None:
-            loss = loss + found.penalty(distributed.table_optimizer.gate_numbers())
+        if search is not None:
+            search.advance(step, step, STEPS)
+        losses = binary_cross_entropy_with_logits(distributed.model(batch), dense_arch.targets(batch.labels), reduction="none")
+        loss = mean_loss(losses.sum(1) if case.inputs.tasks else losses)
+        if search is not None:
+            loss = loss + search.penalty(distributed.table_optimizer.gate_numbers())
         loss.backward()
         distributed.table_optimizer.step()
         dense_optimizer.step()
@@ -130,10 +157,9 @@ def two_processes(rank: int, port: int, folder: Path) -> None:
 
 
 def work(worker: Worker, folder: Path) -> None:
-    results = [train(settings, worker, sharding, model) for sharding, settings, model in CASES]
-    results += [train(settings, worker, sharding, model, search=True) for sharding, settings, model in SEARCHED]
-    start = gather_full_weights(make(CASES[0][1], worker, "column_wise")[0].model)
-    distributed = make(CASES[0][1], worker, "column_wise")[0]
+    results = [train(case, worker) for case in CASES]
+    start = gather_full_weights(make(COLUMNS, worker)[0].model)
+    distributed, *_ = make(COLUMNS, worker)
     weights = torch.load(folder / "one.pt")
     load_full_weights(distributed.model, weights)
     again = gather_full_weights(distributed.model)
@@ -150,8 +176,7 @@ def worker():
 
 @pytest.fixture(scope="module")
 def one_process(worker: Worker) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    results = [train(settings, worker, "table_wise", model) for _, settings, model in CASES]
-    return results + [train(settings, worker, "table_wise", model, search=True) for _, settings, model in SEARCHED]
+    return [train(replace(case, sharding="table_wise"), worker) for case in CASES]
 
 
 @pytest.fixture(scope="module")
@@ -165,11 +190,7 @@ def two(one_process: list[tuple[dict[str, Tensor], dict[str, Tensor]]], tmp_path
     return torch.load(folder / "two.pt")
 
 
-@pytest.mark.parametrize(
-    "case",
-    range(len(CASES + SEARCHED)),
-    ids=[f"{e.kind}-{s}-{e.optimizer}-{e.l2_rows}-{m}" for s, e, m in CASES] + [f"search-{s}-{e.optimizer}-{m}" for s, e, m in SEARCHED],
-)
+@pytest.mark.parametrize("case", range(len(CASES)), ids=[str(case) for case in CASES])
 def test_two_processes_train_what_one_does(case: int, one_process: list[Any], two: dict[str, Any]) -> None:
     for one, other in zip(one_process[case], two["results"][case], strict=True):
         assert one.keys() == other.keys()
@@ -178,21 +199,21 @@ def test_two_processes_train_what_one_does(case: int, one_process: list[Any], tw
 
 
 def test_rows_are_drawn_alike_whatever_the_plan(worker: Worker, two: dict[str, Any]) -> None:
-    one = gather_full_weights(make(CASES[0][1], worker, "table_wise")[0].model)
+    one = gather_full_weights(make(CASES[0], worker)[0].model)
     assert all(torch.equal(one[name], two["start"][name]) for name in one)
 
 
 def test_weights_of_one_process_load_into_two_and_back(worker: Worker, one_process: list[Any], two: dict[str, Any]) -> None:
     assert all(torch.equal(one_process[0][0][name], two["again"][name]) for name in two["again"])
-    distributed = make(CASES[0][1], worker, "table_wise")[0]
+    distributed, *_ = make(CASES[0], worker)
     load_full_weights(distributed.model, two["results"][0][0])
     assert all(torch.equal(w, two["results"][0][0][name]) for name, w in gather_full_weights(distributed.model).items())
 
 
 def test_columns_are_cut_over_both_processes(two: dict[str, Any]) -> None:
     """Where the planner finds that to be the better balance: of the largest tables in any case."""
-    for field in ("user", "words"):
-        assert two["ranks"][f"embedding/{field}"] == [0, 1]
+    for name in ("user", "words"):
+        assert two["ranks"][f"embedding/{name}"] == [0, 1]
 
 
 TRAIN_A_STEP = """

@@ -109,7 +109,8 @@ def test_the_same_seed_gives_the_same_bits(experiment: Make, dataset: Dataset, u
 
 def test_the_best_weights_are_kept_and_scored(experiment: Make, dataset: Dataset) -> None:
     """Overfitting at once: the best is far from the last."""
-    result, _ = run(experiment(epochs=9, patience=3, embedding={"learning_rate": 1.0}, learning_rate=0.05), dataset)
+    result, shown = run(experiment(epochs=9, patience=3, embedding={"learning_rate": 1.0}, learning_rate=0.05), dataset)
+    assert "Stopped: auc-logloss did not improve in 3 evaluations (training.patience)" in shown
     valid = records(result, "valid")
     best = max(valid, key=lambda r: r["auc"] - r["logloss"])
     assert best["epoch"] == result.best_epoch < result.epochs
@@ -181,7 +182,8 @@ def test_every_optimizer_resumes_bit_for_bit(experiment: Make, dataset: Dataset,
 def test_resumed_with_fewer_steps_than_were_done_it_stops(experiment: Make, dataset: Dataset) -> None:
     with killed_at("trainer.clip_grad_norm_", 10):
         run(experiment(checkpoint_every=4), dataset)
-    result, _ = run(experiment(steps=6), dataset, resume=True)
+    result, shown = run(experiment(steps=6), dataset, resume=True)
+    assert "Stopped" not in shown, "it has all its steps"
     assert [r["step"] for r in records(result, "valid")] == [8] and result.epochs == 1
 
 
@@ -189,6 +191,8 @@ def test_a_finished_run_is_left_as_it_is(experiment: Make, dataset: Dataset, uni
     before = (uninterrupted.run / "metrics.jsonl").stat().st_mtime_ns
     assert run(experiment(), dataset, run_dir=uninterrupted.run, resume=True)[0] == uninterrupted
     assert (uninterrupted.run / "metrics.jsonl").stat().st_mtime_ns == before
+    with pytest.raises(CtrkitError, match="cannot be resumed with another model"):
+        run(experiment(model={"name": "lr"}), dataset, run_dir=uninterrupted.run, resume=True)
 
 
 def test_what_cannot_be_resumed_says_why(experiment: Make, dataset: Dataset) -> None:
@@ -200,6 +204,13 @@ def test_what_cannot_be_resumed_says_why(experiment: Make, dataset: Dataset) -> 
         run(experiment(batch_size=64), dataset, resume=True)
     with pytest.raises(CtrkitError, match="not empty"):
         run(experiment(), dataset, run_dir=Path(experiment().output) / "runs" / "tiny-dnn-1")
+
+
+def test_a_run_folder_that_cannot_be_made_is_one_clear_error(experiment: Make, dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(CtrkitError, match="cannot be made"):
+            run(experiment(), dataset, run_dir=place)
 
 
 def test_steps_limit_and_warm_up(experiment: Make, dataset: Dataset) -> None:
