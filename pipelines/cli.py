@@ -9,7 +9,7 @@ import typer
 import ctrkit
 from pipelines.bench.cli import bench_app
 from pipelines.options import Config, Json, Overrides, Run
-from pipelines.terminal import terminal
+from pipelines.terminal import terminal, training_terminal
 
 START, OWN, LOOK = "Start here", "Your own log, step by step", "Look around"
 
@@ -48,10 +48,7 @@ def quickstart(
     json: Json = False,
 ) -> None:
     """The whole path in two minutes: simulate a log, train AutoInt, export it, serve it, ask it over HTTP."""
-    with terminal(json) as screen:
-        from ctrkit.doctor import require_training_stack
-
-        require_training_stack()
+    with training_terminal(json) as screen:
         from pipelines.quickstart import run_quickstart
 
         screen.result(run_quickstart(rows, out, seed, overrides or [], screen))

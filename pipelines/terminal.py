@@ -57,6 +57,16 @@ def terminal(as_json: bool) -> Iterator[Terminal]:
         raise typer.Exit(130) from None
 
 
+@contextmanager
+def training_terminal(as_json: bool) -> Iterator[Terminal]:
+    """The terminal of a verb that trains: what training needs is installed, or the error says what is not."""
+    with terminal(as_json) as screen:
+        from ctrkit.doctor import require_training_stack
+
+        require_training_stack()
+        yield screen
+
+
 def to_json(value: Any) -> str:
     """One line of strict JSON; numpy scalars and paths are taken, NaN becomes null."""
     import orjson

@@ -142,7 +142,7 @@ def committed() -> list[Path]:
     )
     if listed.returncode == 0 and listed.stdout:
         return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
-    kept = ("ctrkit", "pipelines", "serving", "tests", "configs", "docker", ".ci")
+    kept = ("ctrkit", "pipelines", "serving", "tests", "configs", "docker", "docs", ".ci")
     found = [path for folder in kept for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     return [*found, ROOT / "README.md", ROOT / "Makefile", ROOT / "pyproject.toml"]
 

@@ -6,11 +6,21 @@ from typing import Annotated
 import typer
 
 from pipelines.options import Config, Json, Overrides
-from pipelines.terminal import terminal
+from pipelines.terminal import training_terminal
 
 bench_app = typer.Typer(
     help="Benchmarks: speed of prepare and training, quality of the models.", no_args_is_help=True, rich_markup_mode="rich"
 )
+
+
+Grid = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE,VALUE", help="Settings to try, chosen on validation. Repeatable: every combination.", show_default=False
+    ),
+]
+Out = Annotated[Path, typer.Option(help="Folder of the results; a benchmark goes on where it was stopped.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Runs with the best settings, seeds 1, 2, ...")]
 
 
 @bench_app.command("prepare")
@@ -20,10 +30,7 @@ def prepare(
     json: Json = False,
 ) -> None:
     """Rows per second of prepare, against the same encoding in pandas."""
-    with terminal(json) as screen:
-        from ctrkit.doctor import require_training_stack
-
-        require_training_stack()
+    with training_terminal(json) as screen:
         from pipelines.bench.prepare import bench_prepare
 
         screen.result(bench_prepare(rows, seed, screen.console))
@@ -42,10 +49,7 @@ def training(
     json: Json = False,
 ) -> None:
     """Samples per second of training AutoInt, against the same model written plainly."""
-    with terminal(json) as screen:
-        from ctrkit.doctor import require_training_stack
-
-        require_training_stack()
+    with training_terminal(json) as screen:
         from pipelines.bench.training import Sizes, bench_training
 
         sizes = Sizes(attention_dim=attention_dim)
@@ -60,21 +64,13 @@ def models(
         list[str] | None,
         typer.Option("--model", metavar="NAME", help="A model to train. Repeatable; default all that fit the config.", show_default=False),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs with the best settings, seeds 1, 2, ...")] = 3,
-    grid: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE,VALUE", help="Settings to try, chosen on validation. Repeatable: every combination.", show_default=False
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the results; a benchmark goes on where it was stopped.")] = Path("out/bench"),
+    seeds: Seeds = 3,
+    grid: Grid = None,
+    out: Out = Path("out/bench"),
     json: Json = False,
 ) -> None:
     """Models x data sets x seeds: test AUC and logloss, mean and spread."""
-    with terminal(json) as screen:
-        from ctrkit.doctor import require_training_stack
-
-        require_training_stack()
+    with training_terminal(json) as screen:
         from pipelines.bench.models import bench_models
 
         screen.result(bench_models(configs, model or [], seeds, grid or [], out, screen.console.print))
@@ -90,22 +86,14 @@ def unified(
         list[int] | None,
         typer.Option("--lookups", min=1, help="Look-ups of a field in the shared table. Repeatable; default 1 and 2.", show_default=False),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each, seeds 1, 2, ...")] = 3,
-    grid: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE,VALUE", help="Settings to try, chosen on validation. Repeatable: every combination.", show_default=False
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the results; a benchmark goes on where it was stopped.")] = Path("out/bench-unified"),
+    seeds: Seeds = 3,
+    grid: Grid = None,
+    out: Out = Path("out/bench-unified"),
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
-    """One table that all features share against a hash table for each, at equal numbers of parameters."""
-    with terminal(json) as screen:
-        from ctrkit.doctor import require_training_stack
-
-        require_training_stack()
+    """One table that all features share against a table for each, at equal numbers of parameters."""
+    with training_terminal(json) as screen:
         from pipelines.bench.unified import bench_unified
 
         rows = bench_unified(config, overrides or [], budget, lookups or [1, 2], seeds, grid or [], out, screen.console.print)

@@ -1,38 +1,44 @@
-"""``ctrkit bench unified``: one multiplexed table against a hash table a feature, at equal numbers of parameters.
+"""``ctrkit bench unified``: one multiplexed table against a table a feature, at equal numbers of parameters.
 
 The claim of Coleman et al. (NeurIPS 2023): the multiplexed table is on the Pareto front of parameters and accuracy. A budget is a
 number of rows as wide as the config's ``embedding.dim``, all features together. At each budget there are
 
-- ``hash tables``: the rows are split over the features in proportion to their numbers of distinct values;
+- ``tables in proportion``: a hash table a feature, its rows in proportion to its number of distinct values;
+- ``tables with equal caps``: a feature gets a row for each of its values if they are no more than a cap that is the same for all, and a
+  hash table of as many rows as the cap otherwise. Features of few values, which a proportional split leaves with a handful of rows for
+  all of them, collide nowhere: the stronger baseline where such features matter;
 - ``unified``: one table of all the rows;
 - ``unified x k``: k look-ups a field, each 1/k as wide, in a table of k times the rows.
 
-A field's vector is equally wide in all of them, so the dense arch is the same. Beside them, outside any budget, stands ``vocabulary``:
-a row for every value seen in training. Every one is a config of its own below the output folder, trained by ``ctrkit train`` with every
-seed; with a grid, settings are chosen on validation with the first seed, for each budget and scheme apart.
+A bucketised number has a row for each bucket in the first two, counted in the budget, and its buckets are hashed into the shared table in
+the others. A sequence is looked up where its target is. A field's vector is equally wide in all of them, so the dense arch is the same;
+tables of another width, such as first-order weights, have the same numbers of rows and no place in the budget. Beside them stands
+``vocabulary``: a row for every value seen in training.
+
+Every one is a config of its own below the output folder, trained by ``ctrkit train`` with every seed; with a grid, settings are chosen on
+validation with the first seed, for each budget and scheme apart.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, pstdev
 from typing import Any
 
 from ctrkit.config import Embedding, Experiment, UnifiedEmbedding, load_config, to_yaml
 from ctrkit.data.dataset import open_dataset
 from ctrkit.data.prepare import prepare
 from ctrkit.errors import CtrkitError
-from ctrkit.schema import Hash, Kind, Vocabulary
-from pipelines.bench.models import Trial, grid_points, read_trials, run_trial, score
+from ctrkit.schema import Feature, Hash, Kind, Vocabulary
+from pipelines.bench.budgets import LEAST_ROWS, equal_caps, in_proportion
+from pipelines.bench.report import HEADER, averages, cells, write_markdown
+from pipelines.bench.trials import Trials, grid_points, settings_of_models
 
-LEAST_ROWS = 4
-"""Rows that the smallest feature's hash table has at least, padding included."""
 MANY_BUCKETS = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """One way to spend a budget; ``budget`` is 0 for the vocabulary."""
+    """One way to spend a budget of rows; the vocabulary's is what it needs."""
 
     name: str
     budget: int
@@ -43,52 +49,40 @@ class Scheme:
         return f"{self.name.replace(' ', '-')}-{self.budget}.yaml"
 
 
-def split_rows(cardinalities: Mapping[str, int], rows: int, least: int = LEAST_ROWS) -> dict[str, int]:
-    """Rows in proportion to the numbers of distinct values, none below ``least``, ``rows`` in all.
-
-    Raises:
-        CtrkitError: fewer rows than ``least`` a feature.
-    """
-    if rows < least * len(cardinalities):
-        raise CtrkitError(
-            f"a budget of {rows:,} rows is too small for {len(cardinalities)} tables of {least} rows at least", "Give a larger --budget"
-        )
-    small: set[str] = set()
-    while True:
-        left = rows - least * len(small)
-        total = sum(count for name, count in cardinalities.items() if name not in small)
-        shares = {name: left * count / total for name, count in cardinalities.items() if name not in small}
-        below = {name for name, share in shares.items() if share < least}
-        if not below:
-            break
-        small |= below
-    split = {name: least for name in small} | {name: int(share) for name, share in shares.items()}
-    remainders = sorted(shares, key=lambda name: shares[name] - int(shares[name]), reverse=True)
-    for name in remainders[: rows - sum(split.values())]:
-        split[name] += 1
-    return {name: split[name] for name in cardinalities}
-
-
-def schemes(experiment: Experiment, cardinalities: Mapping[str, int], budgets: Sequence[int], lookups: Sequence[int]) -> list[Scheme]:
+def schemes(experiment: Experiment, needed: Mapping[str, int], budgets: Sequence[int], lookups: Sequence[int]) -> list[Scheme]:
     """All that is compared, the vocabulary first.
 
     Args:
-        cardinalities: distinct values of each categorical or multi-valued feature in the training split.
+        needed: rows that a table of all values has, padding and unknown included, of each feature with a table of its own.
 
     Raises:
-        CtrkitError: a budget too small, or a width that the look-ups do not divide.
+        CtrkitError: a budget too small, or with nothing to save, or a width that the look-ups do not divide.
     """
     dim = experiment.embedding.dim
     if uneven := [k for k in lookups if dim % k]:
         raise CtrkitError(f"embedding.dim is {dim}, which {uneven[0]} look-ups do not divide", "Choose another --lookups or embedding.dim")
+    bucketised = {f.name for f in experiment.features if f.kind is Kind.NUMERIC}
+    values = {name: rows for name, rows in needed.items() if name not in bucketised}
+    fixed = sum(needed.values()) - sum(values.values())
     common = experiment.embedding.model_dump(include=set(Embedding.model_fields) - {"kind", "dim"})
     tables = Embedding(dim=dim, **common)
-    hashed = _with_transforms(experiment, {name: Hash(buckets=MANY_BUCKETS) for name in cardinalities})
-    all_values = _with_transforms(experiment, {name: Vocabulary() for name in cardinalities})
-    found = [Scheme("vocabulary", 0, all_values.model_copy(update={"embedding": tables}))]
+
+    def with_tables(transforms: Mapping[str, Hash | Vocabulary]) -> Experiment:
+        return _with_transforms(experiment, transforms).model_copy(update={"embedding": tables})
+
+    hashed = _with_transforms(experiment, {name: Hash(buckets=MANY_BUCKETS) for name in values})
+    found = [Scheme("vocabulary", sum(needed.values()), with_tables({name: Vocabulary() for name in values}))]
     for budget in budgets:
-        buckets = {name: Hash(buckets=rows - 1) for name, rows in split_rows(cardinalities, budget).items()}
-        found.append(Scheme("hash tables", budget, _with_transforms(experiment, buckets).model_copy(update={"embedding": tables})))
+        least, most = fixed + LEAST_ROWS * len(values), fixed + sum(values.values())
+        if not least <= budget <= most:
+            raise CtrkitError(f"a budget of {budget:,} rows is not between {least:,} and {most:,}, a row a value", "Give another --budget")
+        proportion = {name: Hash(buckets=rows - 1) for name, rows in in_proportion(values, budget - fixed).items()}
+        capped = {
+            name: Vocabulary() if rows == values[name] else Hash(buckets=rows - 1)
+            for name, rows in equal_caps(values, budget - fixed).items()
+        }
+        found.append(Scheme("tables in proportion", budget, with_tables(proportion)))
+        found.append(Scheme("tables with equal caps", budget, with_tables(capped)))
         for k in lookups:
             shared = UnifiedEmbedding(rows=k * budget, dim=dim // k, lookups=k, **common)
             name = "unified" if k == 1 else f"unified x {k}"
@@ -109,52 +103,48 @@ def bench_unified(
     """Runs what is missing in ``out/results.jsonl``, writes ``table.parquet``, ``table.md`` and ``pareto.png`` beside it.
 
     Returns:
-        One row a budget and scheme.
+        One row a budget and scheme, with ``on_front`` as the function of that name says.
     """
-    from ctrkit.models.registry import models
-
     base = load_config(config, overrides)
     model = base.model.name
-    settings_of = {info.name: {setting.name for setting in info.settings} for info in models()}
-    if model not in settings_of:
-        raise CtrkitError(f"no model named '{model}'", f"Choose from: {', '.join(settings_of)}")
-    if bucketised := [f.name for f in base.features if f.is_id and f.kind is Kind.NUMERIC]:
-        raise CtrkitError(f"feature '{bucketised[0]}' is bucketised, which no budget counts", "Give it another transform")
-    cardinalities = _cardinalities(base)
-    found = schemes(base, cardinalities, budgets, lookups)
-    out.mkdir(parents=True, exist_ok=True)
+    points = grid_points(grid, settings_of_models([model])[model])
+    found = schemes(base, _rows_needed(base), budgets, lookups)
+    trials = Trials(out, say)
     for scheme in found:
         _write_config(scheme, out)
-    results = read_trials(out / "results.jsonl")
     rows = []
     for scheme in found:
-        path = str(out / scheme.file)
-        tried = [
-            (score(result, base.training.monitor), settings)
-            for settings in grid_points(grid, settings_of[model])
-            if (result := run_trial(Trial(path, model, settings, 1), results, out, say))
-        ]
-        if not tried:
-            say(f"{scheme.name} {scheme.budget}: every trial failed, see the messages above")
-            continue
-        best = max(tried)[1]
-        runs = [run_trial(Trial(path, model, best, seed), results, out, say) for seed in range(1, seeds + 1)]
-        rows.append(_row(scheme, best, [run for run in runs if run]))
-    _report(rows, base.name, model, out)
+        if measured := trials.measure(str(out / scheme.file), model, points, seeds, base.training.monitor):
+            rows.append({"scheme": scheme.name, "budget": scheme.budget, **averages(*measured)})
+    rows = [{**row, "on_front": on_front(row, rows)} for row in rows]
+    _report(rows, f"{model} on {base.name}", base.embedding.dim, out)
     return rows
 
 
+def on_front(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether no other row has as high a mean AUC with fewer rows, or a higher one with no more."""
+    return not any(
+        other["budget"] <= row["budget"] and other["auc"] >= row["auc"] and (other["budget"] < row["budget"] or other["auc"] > row["auc"])
+        for other in rows
+    )
+
+
 def _with_transforms(experiment: Experiment, transforms: Mapping[str, Hash | Vocabulary]) -> Experiment:
-    features = tuple(f.model_copy(update={"transform": transforms[f.name]}) if f.name in transforms else f for f in experiment.features)
-    return experiment.model_copy(update={"features": features})
+    """With those in place of the features' own; a sequence has its target's."""
+
+    def changed(feature: Feature) -> Feature:
+        transform = transforms.get(feature.of or feature.name, feature.transform)
+        return feature.model_copy(update={"transform": transform})
+
+    return experiment.model_copy(update={"features": tuple(changed(feature) for feature in experiment.features)})
 
 
-def _cardinalities(experiment: Experiment) -> dict[str, int]:
-    """Distinct values in the training split of every feature that has a vocabulary to speak of."""
-    names = [f.name for f in experiment.features if f.kind is not Kind.NUMERIC]
-    counted = _with_transforms(experiment, {name: Vocabulary() for name in names})
+def _rows_needed(experiment: Experiment) -> dict[str, int]:
+    """Rows of each feature's table if it has one for every value in the training split, or for every bucket."""
+    with_tables = [f for f in experiment.features if f.is_id and f.of is None]
+    counted = _with_transforms(experiment, {f.name: Vocabulary() for f in with_tables if f.kind is not Kind.NUMERIC})
     dataset = open_dataset(counted) or prepare(counted)
-    return {name: dataset.profile["features"][name]["cardinality"] for name in names}
+    return {f.name: dataset.profile["features"][f.name]["table_rows"] for f in with_tables}
 
 
 def _write_config(scheme: Scheme, out: Path) -> None:
@@ -164,60 +154,32 @@ def _write_config(scheme: Scheme, out: Path) -> None:
     path.write_text(text, encoding="utf8")
 
 
-def _row(scheme: Scheme, settings: tuple[str, ...], runs: list[dict[str, Any]]) -> dict[str, Any]:
-    auc, logloss = ([run["test"][metric] for run in runs] for metric in ("auc", "logloss"))
-    return {
-        "scheme": scheme.name,
-        "budget": scheme.budget,
-        "params": runs[0]["params"],
-        "auc": mean(auc),
-        "auc_std": pstdev(auc),
-        "logloss": mean(logloss),
-        "logloss_std": pstdev(logloss),
-        "valid_auc": mean(run["valid"]["auc"] for run in runs),
-        "seeds": len(runs),
-        "samples_per_s": round(mean(run["samples_per_s"] for run in runs)),
-        "settings": " ".join(settings),
-    }
-
-
-def _report(rows: list[dict[str, Any]], data: str, model: str, out: Path) -> None:
+def _report(rows: list[dict[str, Any]], title: str, dim: int, out: Path) -> None:
     import polars as pl
 
     if not rows:
         return
     pl.DataFrame(rows).write_parquet(out / "table.parquet")
-    header = ["rows", "scheme", "parameters", "test AUC", "logloss", "seeds", "samples/s", "chosen settings"]
-    cells = [
-        [
-            f"{row['budget']:,}" if row["budget"] else "-",
-            row["scheme"],
-            f"{row['params']:,}",
-            f"{row['auc']:.4f} ± {row['auc_std']:.4f}",
-            f"{row['logloss']:.4f} ± {row['logloss_std']:.4f}",
-            str(row["seeds"]),
-            f"{row['samples_per_s']:,}",
-            row["settings"],
-        ]
+    table = [
+        [f"{row['budget']:,}", row["scheme"], "yes" if row["on_front"] else "", *cells(row)]
         for row in sorted(rows, key=lambda row: row["budget"])
     ]
-    lines = [header, ["---"] * len(header), *cells]
-    (out / "table.md").write_text("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n", encoding="utf8")
-    _plot(rows, f"{model} on {data}", out / "pareto.png")
+    write_markdown(["rows", "scheme", "on the front", *HEADER], table, out / "table.md")
+    _plot(rows, title, dim, out / "pareto.png")
 
 
-def _plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Test AUC against parameters, a line a scheme, bars of one standard deviation over seeds."""
+def _plot(rows: list[dict[str, Any]], title: str, dim: int, path: Path) -> None:
+    """Test AUC against the parameters of a budget, a line a scheme, bars of one standard deviation over seeds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for name in dict.fromkeys(row["scheme"] for row in rows):
-        line = sorted((row["params"], row["auc"], row["auc_std"]) for row in rows if row["scheme"] == name)
+        line = sorted((row["budget"] * dim, row["auc"], row["auc_std"]) for row in rows if row["scheme"] == name)
         params, auc, spread = zip(*line, strict=True)
         style = {"linestyle": "none", "marker": "*", "markersize": 11} if name == "vocabulary" else {"marker": "o", "markersize": 4}
         axes.errorbar(params, auc, spread, label=name, capsize=2, linewidth=1.2, **style)
-    axes.set(xscale="log", xlabel="parameters", ylabel="test AUC")
+    axes.set(xscale="log", xlabel="embedding parameters", ylabel="test AUC")
     axes.set_title(title, loc="left")
     axes.grid(alpha=0.3, linewidth=0.6)
     axes.legend(frameon=False)

@@ -9,15 +9,14 @@ from torchrec import KeyedJaggedTensor
 from ctrkit.embeddings.bags import one_value_a_row, pool
 from ctrkit.embeddings.selection import Selection
 from ctrkit.schema import IdField, Inputs
+from tests.embeddings.recorder import keyed
 
 INPUTS = Inputs(id_fields=(IdField(name="a", rows=6), IdField(name="bag", rows=4, multi_valued=True)), numeric_fields=("x",))
 
 
 def batch(*bags: list[list[int]]) -> KeyedJaggedTensor:
     """One list of bags a field of ``INPUTS``."""
-    values = torch.tensor([i for field in bags for bag in field for i in bag], dtype=torch.int64)
-    lengths = torch.tensor([len(bag) for field in bags for bag in field], dtype=torch.int32)
-    return KeyedJaggedTensor(keys=["a", "bag"], values=values, lengths=lengths)
+    return keyed(["a", "bag"], list(zip(*bags, strict=True)))
 
 
 def unpacked(sparse: KeyedJaggedTensor) -> dict[str, list[list[int]]]:

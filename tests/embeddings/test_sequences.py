@@ -1,18 +1,14 @@
 """Sequences in the tables: looked up by place, or pooled, in the one table of their target."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
-from torchrec import KeyedJaggedTensor
 
 from ctrkit.config import Embedding
-from ctrkit.data.batch import Batch
-from ctrkit.embeddings.tables import Group
-from ctrkit.models.base import CTRModel, RankingModel
-from ctrkit.schema import IdField, Inputs, Settings
-from ctrkit.training.distributed import Distributed, Worker, distribute, gather_full_weights, load_full_weights, process_group
+from ctrkit.models.base import CTRModel
+from ctrkit.schema import IdField, Inputs
+from ctrkit.training.distributed import Distributed, Worker, distribute, gather_full_weights, load_full_weights
+from tests.embeddings.recorder import Recorder, batch_of
 
 INPUTS = Inputs(
     id_fields=(
@@ -29,38 +25,8 @@ ROWS = [([1, 2], [1, 1], [2], [5], [1]), ([], [], [1], [], [2]), ([3, 2, 3], [3]
 DIM = 3
 
 
-class Recorder(RankingModel):
-    """Keeps what it was given. Group ``embedding`` by place, group ``linear`` pooled."""
-
-    def __init__(self) -> None:
-        super().__init__(INPUTS, DIM, Settings())
-        self.weight = torch.nn.Parameter(torch.ones(()))
-        self.seen: dict[str, Tensor] = {}
-
-    def groups(self, dim: int) -> tuple[Group, ...]:
-        return (Group("embedding", dim, unpooled=True), Group("linear", 1))
-
-    def forward(self, embeddings: dict[str, Tensor], dense: Tensor) -> Tensor:
-        self.seen = embeddings
-        return self.weight * embeddings["linear"].sum((1, 2))
-
-
-def batch() -> Batch:
-    bags = [row[f] for f in range(len(INPUTS.id_fields)) for row in ROWS]
-    values = torch.tensor([i for bag in bags for i in bag], dtype=torch.int64)
-    lengths = torch.tensor([len(bag) for bag in bags], dtype=torch.int32)
-    sparse = KeyedJaggedTensor(keys=[f.name for f in INPUTS.id_fields], values=values, lengths=lengths)
-    return Batch(sparse, torch.zeros(len(ROWS), 0), torch.zeros(len(ROWS)))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def worker() -> Iterator[Worker]:
-    with process_group() as worker:
-        yield worker
-
-
 def make(settings: Embedding, worker: Worker, seed: int = 0) -> tuple[Distributed, Recorder]:
-    recorder = Recorder()
+    recorder = Recorder(INPUTS, DIM, unpooled=True)
     return distribute(CTRModel(recorder, settings), settings, worker, seed), recorder
 
 
@@ -86,7 +52,7 @@ def looked_up(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def test_by_place_the_most_recent_last_or_the_mean(worker: Worker) -> None:
     distributed, recorder = make(Embedding(dim=DIM, init_std=1.0), worker)
-    distributed.model(batch())
+    distributed.model(batch_of(INPUTS, ROWS))
     weights = gather_full_weights(distributed.model)
     assert sorted(weights) == [f"{g}/{f}" for g in ("embedding", "linear") for f in ("item", "tags", "user")], "one table, no copies"
     expected = looked_up(weights)
@@ -111,7 +77,7 @@ def test_one_row_is_updated_by_the_sum_of_all_its_uses(worker: Worker, optimizer
     draw = torch.Generator().manual_seed(0)
     for _ in range(2):
         distributed.table_optimizer.zero_grad()
-        logits = distributed.model(batch())
+        logits = distributed.model(batch_of(INPUTS, ROWS))
         hand = looked_up(expected)
         gradients = {name: torch.randn(e.shape, generator=draw) for name, e in hand.items()}
         (sum((recorder.seen[name] * g).sum() for name, g in gradients.items()) + 0 * logits.sum()).backward()
@@ -129,5 +95,5 @@ def test_weights_load_into_another_model(worker: Worker) -> None:
     first, recorder = make(Embedding(dim=DIM, init_std=1.0), worker)
     other, other_recorder = make(Embedding(dim=DIM, init_std=1.0), worker, seed=9)
     load_full_weights(other.model, gather_full_weights(first.model))
-    first.model(batch()), other.model(batch())
+    first.model(batch_of(INPUTS, ROWS)), other.model(batch_of(INPUTS, ROWS))
     assert all(torch.equal(seen, other_recorder.seen[name]) for name, seen in recorder.seen.items())

@@ -1,7 +1,5 @@
 """Tables: what a look-up returns, and what each optimizer does to the rows it touches and to those it does not."""
 
-from collections.abc import Iterator, Sequence
-
 import pytest
 import torch
 from torch import Tensor
@@ -9,13 +7,13 @@ from torchrec import KeyedJaggedTensor
 
 from ctrkit.config import Embedding
 from ctrkit.data.batch import Batch
-from ctrkit.embeddings.tables import Group
 from ctrkit.errors import CtrkitError
-from ctrkit.models.base import CTRModel, RankingModel
+from ctrkit.models.base import CTRModel
 from ctrkit.models.registry import build
-from ctrkit.schema import IdField, Inputs, Settings
+from ctrkit.schema import IdField, Inputs
 from ctrkit.training import distributed as distributed_module
-from ctrkit.training.distributed import Distributed, Worker, distribute, gather_full_weights, load_full_weights, process_group
+from ctrkit.training.distributed import Distributed, Worker, distribute, gather_full_weights, load_full_weights
+from tests.embeddings.recorder import Recorder, batch_of
 
 INPUTS = Inputs(
     id_fields=(
@@ -30,38 +28,8 @@ ROWS = [([2], [1, 3], [1], []), ([2], [], [3], [5, 5, 1]), ([4], [6], [1], [2])]
 DIM = 3
 
 
-class Recorder(RankingModel):
-    """A dense arch that keeps what it was given; the logit is the sum of it all."""
-
-    def __init__(self, inputs: Inputs = INPUTS) -> None:
-        super().__init__(inputs, DIM, Settings())
-        self.weight = torch.nn.Parameter(torch.ones(()))
-        self.seen: dict[str, Tensor] = {}
-
-    def groups(self, dim: int) -> tuple[Group, ...]:
-        return (Group("embedding", dim), Group("linear", 1))
-
-    def forward(self, embeddings: dict[str, Tensor], dense: Tensor) -> Tensor:
-        self.seen = embeddings
-        return self.weight * (embeddings["embedding"].sum((1, 2)) + embeddings["linear"].sum((1, 2)))
-
-
-def batch_of(rows: Sequence[Sequence[list[int]]] = ROWS, inputs: Inputs = INPUTS) -> Batch:
-    bags = [row[f] for f in range(len(inputs.id_fields)) for row in rows]
-    values = torch.tensor([i for bag in bags for i in bag], dtype=torch.int64)
-    lengths = torch.tensor([len(bag) for bag in bags], dtype=torch.int32)
-    sparse = KeyedJaggedTensor(keys=[f.name for f in inputs.id_fields], values=values, lengths=lengths)
-    return Batch(sparse, torch.zeros(len(rows), 0), torch.zeros(len(rows)))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def worker() -> Iterator[Worker]:
-    with process_group() as worker:
-        yield worker
-
-
 def make(settings: Embedding, worker: Worker, inputs: Inputs = INPUTS, seed: int = 0) -> tuple[Distributed, Recorder]:
-    dense_arch = Recorder(inputs)
+    dense_arch = Recorder(inputs, DIM)
     return distribute(CTRModel(dense_arch, settings), settings, worker, seed), dense_arch
 
 
@@ -94,7 +62,7 @@ def row_gradients(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_bags_are_pooled_and_an_empty_one_is_zero(worker: Worker) -> None:
     distributed, recorder = make(Embedding(dim=DIM, init_std=1.0), worker)
     weights = gather_full_weights(distributed.model)
-    distributed.model(batch_of())
+    distributed.model(batch_of(INPUTS, ROWS))
     for group in ("embedding", "linear"):
         for f, field in enumerate(INPUTS.id_fields):
             table = weights[f"{group}/{field.name}"]
@@ -126,7 +94,7 @@ def test_sgd_and_the_penalty_on_looked_up_rows(worker: Worker, l2: float) -> Non
     distributed, recorder = make(Embedding(dim=DIM, optimizer="sgd", learning_rate=0.1, init_std=1.0, l2=l2), worker)
     before = gather_full_weights(distributed.model)
     distributed.table_optimizer.set_learning_rate(2.0)
-    gradients = step(distributed, batch_of())
+    gradients = step(distributed, batch_of(INPUTS, ROWS))
     decayed = {name: g + l2 / len(ROWS) * recorder.seen[name].detach() for name, g in gradients.items()}
     expected = row_gradients(decayed)
     for name, weight in gather_full_weights(distributed.model).items():
@@ -139,7 +107,7 @@ def test_adagrad_divides_by_the_root_of_summed_squares(worker: Worker) -> None:
     expected = gather_full_weights(distributed.model)
     squares = {name: torch.zeros_like(weight) for name, weight in expected.items()}
     for seed in range(3):
-        for name, gradient in row_gradients(step(distributed, batch_of(), seed)).items():
+        for name, gradient in row_gradients(step(distributed, batch_of(INPUTS, ROWS), seed)).items():
             squares[name] += gradient.square()
             expected[name] -= 0.1 * gradient / (squares[name].sqrt() + 1e-8)
     for name, weight in gather_full_weights(distributed.model).items():
@@ -149,7 +117,7 @@ def test_adagrad_divides_by_the_root_of_summed_squares(worker: Worker) -> None:
 def test_rowwise_adagrad_keeps_one_number_a_row(worker: Worker) -> None:
     distributed, _ = make(Embedding(dim=DIM, optimizer="rowwise_adagrad", learning_rate=0.1), worker)
     before = gather_full_weights(distributed.model)
-    expected = row_gradients(step(distributed, batch_of()))
+    expected = row_gradients(step(distributed, batch_of(INPUTS, ROWS)))
     for name, weight in gather_full_weights(distributed.model).items():
         moved = before[name] - weight
         touched = expected[name].any(1)
@@ -169,7 +137,7 @@ def test_adam_with_l2_is_torch_adam_on_whole_tables(worker: Worker, l2_rows: str
     expected = {name: weight.clone().requires_grad_() for name, weight in gather_full_weights(distributed.model).items()}
     adam = torch.optim.Adam(expected.values(), lr=0.1)
     for seed in range(3):
-        gradients = step(distributed, batch_of(), seed)
+        gradients = step(distributed, batch_of(INPUTS, ROWS), seed)
         if l2_rows == "touched":
             gradients = {name: g + 0.5 / len(ROWS) * recorder.seen[name].detach() for name, g in gradients.items()}
         for name, gradient in row_gradients(gradients).items():
@@ -184,14 +152,14 @@ def test_adam_with_l2_is_torch_adam_on_whole_tables(worker: Worker, l2_rows: str
 def test_optimizer_state_goes_on_where_it_was_saved(worker: Worker, optimizer: str, tmp_path) -> None:
     settings = Embedding.model_validate({"dim": DIM, "optimizer": optimizer})
     distributed, _ = make(settings, worker)
-    step(distributed, batch_of(), 0)
+    step(distributed, batch_of(INPUTS, ROWS), 0)
     torch.save(distributed.table_optimizer.state_dict(), tmp_path / "state.pt")
     weights = gather_full_weights(distributed.model)
-    step(distributed, batch_of(), 1)
+    step(distributed, batch_of(INPUTS, ROWS), 1)
     resumed, _ = make(settings, worker, seed=9)
     load_full_weights(resumed.model, weights)
     resumed.table_optimizer.load_state_dict(torch.load(tmp_path / "state.pt"))
-    step(resumed, batch_of(), 1)
+    step(resumed, batch_of(INPUTS, ROWS), 1)
     expected = gather_full_weights(distributed.model)
     assert all(torch.equal(weight, expected[name]) for name, weight in gather_full_weights(resumed.model).items())
 
@@ -237,7 +205,7 @@ def test_ids_past_two_to_the_24_stay_apart(worker: Worker) -> None:
     distributed, recorder = make(Embedding(dim=4, optimizer="sgd", learning_rate=1.0), worker, inputs)
     before = gather_full_weights(distributed.model)["embedding/user"][-3:].clone()
     ids = [[[2**24]], [[2**24 + 1]], [[2**24 + 2]]]
-    gradient = step(distributed, batch_of(ids, inputs))["embedding"][:, 0]
+    gradient = step(distributed, batch_of(inputs, ids))["embedding"][:, 0]
     torch.testing.assert_close(recorder.seen["embedding"][:, 0].detach(), before)
     torch.testing.assert_close(gather_full_weights(distributed.model)["embedding/user"][-3:], before - gradient)
 

@@ -1,23 +1,19 @@
 """The unified embedding: where ids fall, what a field's vector is made of, and what it learns."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torchrec import KeyedJaggedTensor
 
 from ctrkit.config import UnifiedEmbedding
-from ctrkit.data.batch import Batch
-from ctrkit.embeddings.tables import Group
 from ctrkit.embeddings.unified import JoinLookups, hash_coefficients, hash_ids, plan_lookups
-from ctrkit.models.base import CTRModel, RankingModel
+from ctrkit.models.base import CTRModel
 from ctrkit.models.registry import build_for, models
-from ctrkit.schema import IdField, Inputs, Settings
-from ctrkit.training.distributed import Distributed, Worker, distribute, gather_full_weights, process_group
+from ctrkit.schema import IdField, Inputs
+from ctrkit.training.distributed import Distributed, Worker, distribute, gather_full_weights
+from tests.embeddings.recorder import Recorder, batch_of
 from tests.zoo import has_search, info_of
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -79,39 +75,9 @@ def test_neighbouring_ids_collide_as_random_ones_do() -> None:
 # -- tables
 
 
-class Recorder(RankingModel):
-    """A dense arch that keeps what it was given; the logit is the sum of it all."""
-
-    def __init__(self) -> None:
-        super().__init__(INPUTS, DIM, Settings())
-        self.weight = torch.nn.Parameter(torch.ones(()))
-        self.seen: dict[str, Tensor] = {}
-
-    def groups(self, dim: int) -> tuple[Group, ...]:
-        return (Group("embedding", dim), Group("linear", 1))
-
-    def forward(self, embeddings: dict[str, Tensor], dense: Tensor) -> Tensor:
-        self.seen = embeddings
-        return self.weight * (embeddings["embedding"].sum((1, 2)) + embeddings["linear"].sum((1, 2)))
-
-
-def batch_of() -> Batch:
-    bags = [row[f] for f in range(len(INPUTS.id_fields)) for row in ROWS]
-    values = torch.tensor([i for bag in bags for i in bag], dtype=torch.int64)
-    lengths = torch.tensor([len(bag) for bag in bags], dtype=torch.int32)
-    sparse = KeyedJaggedTensor(keys=[f.name for f in INPUTS.id_fields], values=values, lengths=lengths)
-    return Batch(sparse, torch.zeros(len(ROWS), 0), torch.zeros(len(ROWS)))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def worker() -> Iterator[Worker]:
-    with process_group() as worker:
-        yield worker
-
-
 def make(settings: UnifiedEmbedding, worker: Worker) -> tuple[Distributed, Recorder]:
     torch.manual_seed(0)
-    recorder = Recorder()
+    recorder = Recorder(INPUTS, DIM)
     recorder.join = JoinLookups(INPUTS, plan_lookups(INPUTS, recorder.groups(settings.width), settings))
     return distribute(CTRModel(recorder, settings), settings, worker, seed=0), recorder
 
@@ -128,7 +94,7 @@ def test_a_fields_vector_is_its_lookups_side_by_side(worker: Worker) -> None:
     weights = gather_full_weights(distributed.model)
     assert {name: tuple(w.shape) for name, w in weights.items()} == {"embedding/shared": (23, DIM), "linear/shared": (23, 1)}
     assert not any(w[0].any() for w in weights.values())
-    distributed.model(batch_of())
+    distributed.model(batch_of(INPUTS, ROWS))
     for row, bags in enumerate(ROWS):
         for f, field in enumerate(INPUTS.id_fields):
             expected = torch.cat([pooled(weights["embedding/shared"], bags[f], field, k) for k in range(2)])
@@ -143,7 +109,7 @@ def test_fields_of_another_width_are_projected(worker: Worker) -> None:
     table = gather_full_weights(distributed.model)["embedding/shared"]
     projections = {name: p for name, p in recorder.join.named_parameters()}
     assert [tuple(p.shape) for p in projections.values()] == [(2 * DIM, 3 * DIM), (2 * DIM, DIM)]
-    distributed.model(batch_of())
+    distributed.model(batch_of(INPUTS, ROWS))
     lookups = [3, 2, 2, 1]
     for row, bags in enumerate(ROWS):
         for f, field in enumerate(INPUTS.id_fields):
@@ -168,7 +134,7 @@ def test_a_row_learns_from_every_field_that_falls_on_it(worker: Worker, l2: floa
     )
     gradient = torch.randn(by_hand.shape, generator=torch.Generator().manual_seed(1))
     ((by_hand * gradient).sum() + l2 / 2 / len(ROWS) * by_hand.square().sum()).backward()
-    logits = distributed.model(batch_of())
+    logits = distributed.model(batch_of(INPUTS, ROWS))
     ((recorder.seen["embedding"] * gradient).sum() + 0 * logits.sum()).backward()
     after = gather_full_weights(distributed.model)["embedding/shared"]
     assert table.grad is not None
@@ -188,7 +154,7 @@ def test_every_model_trains_and_has_rows_times_width_parameters_whatever_the_fie
     assert {t.name: (t.rows, t.dim) for t in distributed.plan} == {f"{group}/shared": (90, dim) for group, dim in widths.items()}
 
     before = gather_full_weights(distributed.model)
-    batch = batch_of()
+    batch = batch_of(INPUTS, ROWS)
     batch.dense = torch.ones(len(ROWS), 1)
     labels = torch.tensor([1.0, 0.0, 1.0])
     logits = distributed.model(batch)
@@ -219,22 +185,10 @@ def test_a_sequence_by_place_is_hashed_as_its_target_is(worker: Worker) -> None:
     rows = [([1, 2], [2], [1]), ([], [1], [2]), ([3, 8, 3], [3], [4])]
     settings = UnifiedEmbedding(rows=40, dim=2, lookups=2, feature_lookups={"user": 1, "item": 3}, init_std=1.0)
 
-    class ByPlace(Recorder):
-        def __init__(self) -> None:
-            RankingModel.__init__(self, inputs, 4, Settings())
-            self.weight, self.seen = torch.nn.Parameter(torch.ones(())), {}
-
-        def groups(self, dim: int) -> tuple[Group, ...]:
-            return (Group("embedding", dim, unpooled=True), Group("linear", 1))
-
-    recorder = ByPlace()
+    recorder = Recorder(inputs, 4, unpooled=True)
     recorder.join = JoinLookups(inputs, plan_lookups(inputs, recorder.groups(settings.width), settings))
     distributed = distribute(CTRModel(recorder, settings), settings, worker, seed=1)
-    bags = [row[f] for f in range(3) for row in rows]
-    values = torch.tensor([i for bag in bags for i in bag], dtype=torch.int64)
-    lengths = torch.tensor([len(bag) for bag in bags], dtype=torch.int32)
-    sparse = KeyedJaggedTensor(keys=["seen", "item", "user"], values=values, lengths=lengths)
-    distributed.model(Batch(sparse, torch.zeros(3, 0), torch.zeros(3)))
+    distributed.model(batch_of(inputs, rows))
 
     weights = gather_full_weights(distributed.model)
     table = weights["embedding/shared"]
@@ -246,10 +200,9 @@ def test_a_sequence_by_place_is_hashed_as_its_target_is(worker: Worker) -> None:
 
     projections = recorder.join.projections["embedding"].odd
     padded = torch.tensor([[0, 1, 2], [0, 0, 0], [3, 8, 3]])
-    expected = projections["1"].weight
     places = vectors("item", padded, 3) @ projections["0"].weight.T
     torch.testing.assert_close(recorder.seen["embedding/seen"], places * (padded != 0).unsqueeze(2))
-    item = vectors("item", torch.tensor([2, 1, 3]), 3) @ expected.T
+    item = vectors("item", torch.tensor([2, 1, 3]), 3) @ projections["1"].weight.T
     user = vectors("user", torch.tensor([1, 2, 4]), 1) @ projections["2"].weight.T
     torch.testing.assert_close(recorder.seen["embedding"], torch.stack([item, user], dim=1))
     assert recorder.seen["mask/seen"].tolist() == (padded != 0).tolist()

@@ -7,23 +7,8 @@ from typing import Any
 import pytest
 
 from ctrkit.errors import CtrkitError
-from pipelines.bench import models
-from pipelines.bench.models import Trial, bench_models, grid_points
-
-
-def test_a_grid_is_every_combination_of_its_axes() -> None:
-    grid = ["model.dropout=0,0.2", "model.hidden=[64],[64,32]", "embedding.l2=0"]
-    assert grid_points(grid, {"dropout", "hidden"}) == [
-        ("model.dropout=0", "model.hidden=[64]", "embedding.l2=0"),
-        ("model.dropout=0", "model.hidden=[64,32]", "embedding.l2=0"),
-        ("model.dropout=0.2", "model.hidden=[64]", "embedding.l2=0"),
-        ("model.dropout=0.2", "model.hidden=[64,32]", "embedding.l2=0"),
-    ]
-    nested = ["model.settings={hidden: [8, 8], dropout: 0.1},{}"]
-    assert grid_points(nested, {"settings"}) == [("model.settings={hidden: [8, 8], dropout: 0.1}",), ("model.settings={}",)]
-    assert grid_points(grid, set()) == [("embedding.l2=0",)], "a model without such settings has none to try"
-    with pytest.raises(CtrkitError, match="has no values"):
-        grid_points(["embedding.l2"], set())
+from pipelines.bench import trials
+from pipelines.bench.models import bench_models
 
 
 @pytest.fixture
@@ -34,12 +19,6 @@ def config(tmp_path: Path) -> str:
         "model: {name: deepfm, hidden: [8]}\ntraining: {monitor: auc}\n"
     )
     return str(path)
-
-
-def test_only_the_configs_own_model_keeps_its_settings(config: str) -> None:
-    own, other = (Trial(config, name, ("embedding.dim=4",), 2).command() for name in ("deepfm", "lr"))
-    assert [part for part in own if "=" in part] == ["training.seed=2", "embedding.dim=4"]
-    assert [part for part in other if "=" in part] == ["model={name: lr}", "training.seed=2", "embedding.dim=4"]
 
 
 def test_the_best_on_validation_is_reported_and_nothing_runs_twice(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +38,7 @@ def test_the_best_on_validation_is_reported_and_nothing_runs_twice(config: str, 
         small = "embedding.dim=4" in overrides
         return Done(0.7 if small else 0.8, 0.9 if small else 0.6 + seed / 10)
 
-    monkeypatch.setattr(models.subprocess, "run", run)
+    monkeypatch.setattr(trials.subprocess, "run", run)
     said: list[str] = []
     (row,) = bench_models([config], ["deepfm"], 2, ["embedding.dim=4,8"], tmp_path / "out", said.append)
     assert row["settings"] == "embedding.dim=8", "the other one is better on test, which chooses nothing"

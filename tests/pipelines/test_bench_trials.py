@@ -1,0 +1,55 @@
+"""What a trial is, which settings a grid has, and what becomes of a trial that fails."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ctrkit.errors import CtrkitError
+from pipelines.bench.trials import Trial, Trials, grid_points
+
+
+def write_config(folder: Path) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(
+        "name: tiny\ndata: {path: log.csv}\nlabel: click\nfeatures: [{name: user, kind: categorical}]\nmodel: {name: deepfm, hidden: [8]}\n"
+    )
+    return path
+
+
+def test_a_grid_is_every_combination_of_its_axes() -> None:
+    grid = ["model.dropout=0,0.2", "model.hidden=[64],[64,32]", "embedding.l2=0"]
+    assert grid_points(grid, {"dropout", "hidden"}) == [
+        ("model.dropout=0", "model.hidden=[64]", "embedding.l2=0"),
+        ("model.dropout=0", "model.hidden=[64,32]", "embedding.l2=0"),
+        ("model.dropout=0.2", "model.hidden=[64]", "embedding.l2=0"),
+        ("model.dropout=0.2", "model.hidden=[64,32]", "embedding.l2=0"),
+    ]
+    nested = ["model.settings={hidden: [8, 8], dropout: 0.1},{}"]
+    assert grid_points(nested, {"settings"}) == [("model.settings={hidden: [8, 8], dropout: 0.1}",), ("model.settings={}",)]
+    assert grid_points(grid, set()) == [("embedding.l2=0",)], "a model without such settings has none to try"
+    with pytest.raises(CtrkitError, match="has no values"):
+        grid_points(["embedding.l2"], set())
+
+
+def test_only_the_configs_own_model_keeps_its_settings(tmp_path: Path) -> None:
+    config = str(write_config(tmp_path))
+    own, other = (Trial(config, name, ("embedding.dim=4",), 2).command() for name in ("deepfm", "lr"))
+    assert [part for part in own if "=" in part] == ["training.seed=2", "embedding.dim=4"]
+    assert [part for part in other if "=" in part] == ["model={name: lr}", "training.seed=2", "embedding.dim=4"]
+
+
+def test_a_failed_trial_is_said_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess:
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 2, "", "error: no such log")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    said: list[str] = []
+    for _ in range(2):
+        trials = Trials(tmp_path / "out", said.append)
+        assert trials.measure(str(write_config(tmp_path)), "deepfm", [("embedding.dim=4",), ("embedding.dim=8",)], 3, "auc") is None
+    assert len(ran) == 4, "each of the grid's points, both times; no other seed"
+    assert "error: no such log" in said[0] and said[2].startswith("tiny deepfm: every trial failed")
