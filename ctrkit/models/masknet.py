@@ -3,7 +3,8 @@
     serial     h_0 = layer norm(e), h_k = MaskBlock_k(e, h_{k-1});   logit = <w, h_K> + b
     parallel   h_k = MaskBlock_k(e, layer norm(e));                  logit = MLP(concat(h_1 .. h_K))
 
-A mask is as wide as what it masks, its network ``reduction`` times as wide.
+A mask is as wide as what it masks, its network ``reduction`` times as wide. Layer norm scales vectors up that start as small as
+``embedding.init_std`` makes them: a larger one (0.003 to 0.01) is worth trying.
 """
 
 from typing import Literal
