@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -62,7 +63,7 @@ class PlaceWeights:
     normalised: bool
 
 
-class RankingModel(nn.Module):
+class RankingModel(nn.Module, ABC):
     """The dense arch of a ranking model: looked-up embeddings and numeric fields in, a logit out, or one for each of several tasks.
 
     Plain tensors only, so that it exports; the tables are not part of it.
@@ -107,6 +108,7 @@ class RankingModel(nn.Module):
         """The table groups ``forward`` reads."""
         return (Group("embedding", dim),)
 
+    @abstractmethod
     def forward(self, embeddings: dict[str, Tensor], dense: Tensor) -> Tensor:
         """
         Args:
@@ -119,7 +121,6 @@ class RankingModel(nn.Module):
         Returns:
             logits ``[batch]``; of a multi-task model ``[batch, tasks]``.
         """
-        raise NotImplementedError
 
     def explanations(self, embeddings: dict[str, Tensor], dense: Tensor) -> Sequence[FieldMaps | PlaceWeights]:
         """What the model itself can show of how it read these rows (arguments as of ``forward``); most have nothing."""

@@ -1,5 +1,6 @@
 """A training that decides on the form of the model to be trained after it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torchrec import KeyedJaggedTensor
 from ctrkit.models.base import Decision, RankingModel
 
 
-class Search:
+class Search(ABC):
     """What the trainer asks of a search. It trains ``model``, then takes the decision.
 
     Args:
@@ -38,9 +39,10 @@ class Search:
         self.learning_rate = learning_rate
         self.deciding = deciding
 
-    def observe(self, batches: Iterable[KeyedJaggedTensor]) -> None:
+    def observe(self, batches: Iterable[KeyedJaggedTensor]) -> None:  # noqa: B027  most searches need nothing of it
         """Told the ids of all training rows once, before ``model`` gets its tables."""
 
+    @abstractmethod
     def advance(self, epoch: int, step: int, steps: int) -> None:
         """Told before each step its epoch and which of the search's ``steps`` it is, all from 0."""
 
@@ -52,10 +54,10 @@ class Search:
         """
         return torch.zeros(())
 
+    @abstractmethod
     def decide(self, weights: Mapping[str, Any]) -> Decision:
         """The decision after the search, from its weights as ``ctrkit.training.run.load_run`` has them."""
-        raise NotImplementedError
 
     def rewound(self, weights: Mapping[str, Any], decision: Decision) -> dict[str, Any]:
-        """The other model's ``dense_arch`` and ``tables`` to start from, out of the search's weights at ``rewind_epoch``."""
-        raise NotImplementedError
+        """The other model's ``dense_arch`` and ``tables`` to start from, out of the search's weights at ``rewind_epoch``: all of them."""
+        return {part: weights[part] for part in ("dense_arch", "tables")}
