@@ -341,6 +341,7 @@ def test_weights_that_fit_no_label(load: Any, weights: str, expected: str) -> No
         ("", "does not hold settings"),
         ("- a\n- b\n", "does not hold settings"),
         ("name: [a\nlabel: b", "is not valid YAML"),
+        ("name: a\n? [b, c]\n: 3\n", "found unhashable key"),
         ("name: a\ntraining:\n  epochs: 3\n  epochs: 4\n", "the key 'epochs' is there twice in \"<unicode string>\", line 4"),
         ("name: a", "'data' is required; 'label' is required; 'features' is required"),
     ],
