@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
 from ctrkit import schema
-from ctrkit.embeddings.crosses import Crosses, Pair, cross_name, frequent_keys
+from ctrkit.embeddings.crosses import Crosses, CrossKeys, Pair, cross_name, frequent_keys
 from ctrkit.embeddings.tables import Group
 from ctrkit.layers.fields import FieldVectors
 from ctrkit.layers.product import PairwiseProducts, all_pairs
@@ -190,11 +190,14 @@ class OptInterSearch(Search):
         epochs = settings.search_epochs if settings.method == "search" else 0
         super().__init__(self.mixture, epochs, True, None, settings.choice_learning_rate, [self.mixture.choice])
         self.settings = settings
+        self.memorises = settings.method in ("search", "memorised") and bool(self.mixture.memorisable_names)
+        if self.memorises:
+            CrossKeys(inputs, self.mixture.memorisable_names)  # refuses what cannot be counted before anything is written
         self.seed = torch.initial_seed()
         self.frequent: dict[Pair, Tensor] = {}
 
     def observe(self, batches: Iterable[KeyedJaggedTensor]) -> None:
-        if self.settings.method in ("search", "memorised") and self.mixture.memorisable_names:
+        if self.memorises:
             inputs = self.mixture.inputs
             self.frequent = frequent_keys(inputs, self.mixture.memorisable_names, batches, self.settings.min_count)
             self.mixture.crosses = Crosses(inputs, self.frequent, self.settings.tail_buckets)

@@ -185,3 +185,7 @@ def test_what_it_cannot_do_is_refused() -> None:
         build("optfs", INPUTS, DIM, {"base": "optinter"})
     with pytest.raises(CtrkitError, match="method"):
         build("optinter", INPUTS, DIM, {"method": "factorized"})
+    wide = Inputs(id_fields=tuple(IdField(name=name, rows=2**32) for name in "ab"), numeric_fields=())
+    with pytest.raises(CtrkitError, match="do not fit 63 bits"):
+        build_search("optinter", wide, DIM, SMALL)
+    assert build_search("optinter", wide, DIM, {**SMALL, "method": "factorised"}) is not None
