@@ -122,6 +122,18 @@ class AutoDis(Settings):
 Numeric = Annotated[Scale | AutoDis, Field(discriminator="kind")]
 
 
+class Compression(BaseModel):
+    """Embeddings in less memory: ``ctrkit/embeddings/compression``. The other keys are the method's own settings."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    method: str
+    budget: float = Field(default=0.1, gt=0, le=1, description="bytes that may be stored, of those of the full table")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
 class Embedding(Settings):
     """A table of its own for every field: width, optimizer and regularisation; and how numbers become vectors of that width."""
 
@@ -135,6 +147,7 @@ class Embedding(Settings):
     l2_rows: Literal["touched", "all"] = Field(default="touched", description="all: every row at every step, needs optimizer: adam")
     init_std: float = Field(default=1e-4, gt=0, description="rows start as N(0, init_std^2)")
     numeric: Numeric = Field(default_factory=Scale, description="numeric fields that are no buckets: scale, or autodis with its settings")
+    compression: Compression | None = Field(default=None, description="method and budget, see 'ctrkit compressions'; default none")
 
     @field_validator("numeric", mode="before")
     @classmethod
@@ -167,6 +180,12 @@ class UnifiedEmbedding(Embedding):
     feature_lookups: dict[str, Annotated[int, Field(ge=1)]] = Field(
         default_factory=dict, description="look-ups of single features, by name; their vectors are projected to the width of the others"
     )
+
+    @model_validator(mode="after")
+    def _no_compression(self) -> "UnifiedEmbedding":
+        if self.compression is not None:
+            raise ValueError("embedding.compression is for tables; a unified embedding is as small as its rows and dim make it")
+        return self
 
     @property
     def width(self) -> int:

@@ -36,7 +36,7 @@ def export_run(run: str | Path, repo: str | Path, name: str | None = None) -> di
     from ctrkit.data.dataset import Dataset
     from ctrkit.export.writer import Trained, write_bundle
     from ctrkit.models.base import CTRModel
-    from ctrkit.models.registry import rebuild
+    from ctrkit.models.registry import rebuild, stored_form
     from ctrkit.training.distributed import distribute, load_full_weights, process_group
     from ctrkit.training.run import DATASET_FOLDER, load_run, read_result
     from ctrkit.transforms.selected import without_unused_words
@@ -53,8 +53,10 @@ def export_run(run: str | Path, repo: str | Path, name: str | None = None) -> di
         decision = weights["decision"] | {name: torch.from_numpy(mask) for name, mask in kept.items()}
         dense_arch = rebuild({**weights, "decision": decision}, transforms.inputs).eval()
     stateless = experiment.embedding.model_copy(update={"optimizer": "sgd"})
+    stored = stored_form(dense_arch, weights["tables"])
     with process_group() as worker:
-        reloaded = distribute(CTRModel(deepcopy(dense_arch), stateless), stateless, worker, experiment.training.seed).model
+        reference = CTRModel(deepcopy(dense_arch), stateless, stored=stored)
+        reloaded = distribute(reference, stateless, worker, experiment.training.seed).model
         load_full_weights(reloaded, weights["tables"])
         reloaded.eval()
 
@@ -68,6 +70,7 @@ def export_run(run: str | Path, repo: str | Path, name: str | None = None) -> di
                 transforms=transforms,
                 dense_arch=dense_arch,
                 tables=weights["tables"],
+                stored=stored,
                 reference=predict,
                 golden=pl.read_parquet(dataset.golden),
                 run=run.name,

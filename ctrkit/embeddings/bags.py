@@ -23,10 +23,13 @@ def pool(vectors: Tensor, sparse: KeyedJaggedTensor, inputs: Inputs) -> Tensor:
     all_lengths = sparse.lengths().view(len(counts), rows)
     pooled = []
     for number, (field, count, lengths) in enumerate(zip(inputs.id_fields, counts, all_lengths, strict=True)):
-        if not field.multi_valued:
-            pooled.append(vectors[:rows, number])
-            continue
-        bag = torch.arange(rows, device=vectors.device).repeat_interleave(lengths, output_size=count)
-        total = vectors.new_zeros(rows, vectors.shape[2]).index_add(0, bag, vectors[:count, number])
-        pooled.append(total / lengths.clamp(min=1).unsqueeze(1) if field.pooling == "mean" else total)
+        own = vectors[:count, number]
+        pooled.append(pool_bag(own, lengths, field.pooling) if field.multi_valued else own)
     return torch.stack(pooled, dim=1)
+
+
+def pool_bag(vectors: Tensor, lengths: Tensor, pooling: str) -> Tensor:
+    """The mean or sum of each bag, zeros for an empty one: ``[values, dim]`` in order, int ``[rows]`` -> ``[rows, dim]``."""
+    bag = torch.arange(len(lengths), device=vectors.device).repeat_interleave(lengths, output_size=len(vectors))
+    total = vectors.new_zeros(len(lengths), vectors.shape[1]).index_add(0, bag, vectors)
+    return total / lengths.clamp(min=1).unsqueeze(1) if pooling == "mean" else total

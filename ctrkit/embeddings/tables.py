@@ -59,6 +59,8 @@ class Table:
         rows: padding included.
         keys: of the ``KeyedJaggedTensor``, whose ids are looked up in it.
         pooling: of a key's ids in a row.
+        padded: whether row 0 is padding, which stays zero.
+        init_std: of its rows at the start; None: ``embedding.init_std``.
     """
 
     group: Group
@@ -66,6 +68,8 @@ class Table:
     rows: int
     keys: tuple[str, ...]
     pooling: PoolingType
+    padded: bool = True
+    init_std: float | None = None
 
     @property
     def name(self) -> str:
@@ -140,10 +144,11 @@ class Tables(nn.Module):
     ) -> None:
         super().__init__()
         self.unpooled = tuple(unpooled)
-        self.init_std = settings.init_std
         self.touched_l2 = settings.l2 if settings.l2_rows == "touched" else 0.0
         self.weight_names = {table.name: f"{table.group.name}/{table.owner}" for table in tables}
         self.dims = {table.name: table.group.dim for table in tables}
+        self.stds = {table.name: table.init_std or settings.init_std for table in tables}
+        self.padded = {table.name for table in tables if table.padded}
         self.starts = {table.name: table.group.start for table in tables if table.group.start is not None}
         self.gate_tables = frozenset(table.name for table in tables if table.group.gates)
         self.configs = [

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ctrkit.embeddings.compression.space import IdSpace
 from ctrkit.embeddings.crosses import Crosses
+from ctrkit.embeddings.tables import Group
 from ctrkit.embeddings.unified import SHARED, Lookups, hash_coefficients, hash_ids
 from ctrkit.schema import PADDING_ID, IdField, Inputs
 
@@ -150,6 +152,47 @@ def own_lookups(
         own = inputs.model_copy(update={"id_fields": tuple(f for f in inputs.id_fields if f.table in fields)})
         lookups.append(OwnLookup(own, theirs, unpooled, new_ids))
     return lookups
+
+
+class StoredLookup(nn.Module):
+    """The stored forms of compressed embeddings, each given the ids of all single-valued fields at once, then those of each bag."""
+
+    starts: Tensor
+    order: Tensor
+    order_without_sequences: Tensor
+
+    def __init__(self, inputs: Inputs, groups: Sequence[Group], stored: nn.ModuleDict) -> None:
+        super().__init__()
+        self.single, self.multi = by_kind(inputs)
+        self.groups, self.stored = tuple(groups), stored
+        self.start_of = IdSpace(inputs).start_of
+        self.register_buffer("starts", torch.tensor([self.start_of[f.name] for f in self.single], dtype=torch.int64))
+        looked_up = self.single + self.multi
+        self.register_buffer("order", _order(looked_up, inputs))
+        self.register_buffer("order_without_sequences", _order([field for field in looked_up if field.of is None], inputs))
+
+    def forward(self, ids: Mapping[str, Tensor], by_name: Mapping[str, Bag]) -> dict[str, Tensor]:
+        """Ids of the single-valued fields, each ``[rows]``, and bags -> what ``RankingModel.forward`` takes."""
+        flat = torch.stack([ids[field.name] for field in self.single], dim=1) + self.starts if self.single else None
+        embeddings: dict[str, Tensor] = {}
+        for group in self.groups:
+            parts = [self._vectors(group, flat)] if flat is not None else []
+            for field in self.multi:
+                bag, start = by_name[field.name], self.start_of[field.name]
+                if field.of and group.unpooled:
+                    places = Places(bag).ids
+                    embeddings[f"mask/{field.name}"] = present = places != PADDING_ID
+                    embeddings[f"{group.name}/{field.name}"] = self._vectors(group, places + start) * present.unsqueeze(2)
+                else:
+                    vectors = self._vectors(group, bag.ids + start) * (bag.ids != PADDING_ID).unsqueeze(1)
+                    parts.append(bag.pool(vectors).unsqueeze(1))
+            order = self.order_without_sequences if group.unpooled else self.order
+            embeddings[group.name] = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1).index_select(1, order)
+        return embeddings
+
+    def _vectors(self, group: Group, ids: Tensor) -> Tensor:
+        """int64 of any shape -> a vector each."""
+        return self.stored[group.name](ids.flatten()).view(*ids.shape, group.dim)
 
 
 class CrossLookup(nn.Module):

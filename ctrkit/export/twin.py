@@ -9,7 +9,7 @@ from ctrkit.embeddings.crosses import Crosses
 from ctrkit.embeddings.tables import Group
 from ctrkit.embeddings.unified import JoinLookups
 from ctrkit.export.cross import CROSSED
-from ctrkit.export.lookup import Bag, CrossLookup, SharedLookup, by_kind, own_lookups
+from ctrkit.export.lookup import Bag, CrossLookup, SharedLookup, StoredLookup, by_kind, own_lookups
 from ctrkit.schema import Inputs
 
 
@@ -25,6 +25,7 @@ class Twin(nn.Module):
         new_ids: field -> int64 ``[field's rows]``, where an id's row is in tables that hold some ids only, see ``OwnLookup``; None:
             tables hold all ids.
         crosses: of the fields, which have tables too.
+        stored: each group's stored form, of compressed embeddings: in place of the tables.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Twin(nn.Module):
         groups: Sequence[Group] = (),
         new_ids: Mapping[str, Tensor] | None = None,
         crosses: Crosses | None = None,
+        stored: nn.ModuleDict | None = None,
     ) -> None:
         super().__init__()
         self.inputs = inputs
@@ -42,10 +44,14 @@ class Twin(nn.Module):
         self.single, self.multi = by_kind(inputs)
         join = self._join
         unpooled = [group.name for group in groups if group.unpooled]
-        self.empty = {group.name: group.dim for group in groups if not any(key.startswith(f"{group.name}/") for key in tables)}
-        shared = isinstance(join, JoinLookups)
-        lookups = [SharedLookup(inputs, join.plan, tables)] if shared else own_lookups(inputs, tables, unpooled, new_ids)
-        self.lookups = nn.ModuleList(lookups)
+        self.empty: dict[str, int] = {}
+        if stored is not None:
+            self.lookups = nn.ModuleList([StoredLookup(inputs, groups, stored)])
+        else:
+            self.empty = {group.name: group.dim for group in groups if not any(key.startswith(f"{group.name}/") for key in tables)}
+            shared = isinstance(join, JoinLookups)
+            lookups = [SharedLookup(inputs, join.plan, tables)] if shared else own_lookups(inputs, tables, unpooled, new_ids)
+            self.lookups = nn.ModuleList(lookups)
         self.crosses = CrossLookup(crosses, tables) if crosses is not None else None
         self.crossed = len(crosses.pairs) if crosses is not None else 0
 

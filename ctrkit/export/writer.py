@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import orjson
 import polars as pl
-from torch import Tensor
+from torch import Tensor, nn
 
 import ctrkit
 from ctrkit.bundle import (
@@ -59,6 +59,7 @@ class Trained:
         label: column or expression it was trained on, or one for each task, the main one first.
         metrics: of the run, one entry a split.
         profile: of the training data.
+        stored: each group's stored form, of compressed embeddings; ``tables`` is not read then.
     """
 
     model: str
@@ -72,6 +73,7 @@ class Trained:
     metrics: dict[str, Any]
     profile: dict[str, Any]
     new_ids: Mapping[str, Tensor] | None = None
+    stored: nn.ModuleDict | None = None
 
     @property
     def inputs(self) -> Inputs:
@@ -115,7 +117,7 @@ def write_bundle(trained: Trained, repo: str | Path, name: str, *, external_mb: 
         scratch.mkdir(parents=True)
         crosses = trained.dense_arch.crosses
         groups = trained.dense_arch.groups(trained.dense_arch.dim)
-        twin = Twin(inputs, trained.tables, trained.dense_arch, groups, trained.new_ids, crosses).eval()
+        twin = Twin(inputs, trained.tables, trained.dense_arch, groups, trained.new_ids, crosses, trained.stored).eval()
         parts = trained.transforms.onnx_graph() + ([write_crosses(crosses)] if crosses is not None else [])
         write_model(scratch, twin, parts, name=name, version=number, external_bytes=external_mb * 2**20)
         session = open_session(scratch / MODEL_FILE)

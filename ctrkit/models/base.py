@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ctrkit import schema
 from ctrkit.config import Embedding, UnifiedEmbedding
 from ctrkit.data.batch import Batch
+from ctrkit.embeddings.compression.tables import Codecs, CompressedTables, StoredTables
 from ctrkit.embeddings.crosses import Crosses
 from ctrkit.embeddings.gated import GatedTables
 from ctrkit.embeddings.selection import Selection
@@ -77,12 +78,14 @@ class RankingModel(nn.Module, ABC):
         selection: the ids that have rows in the tables; None is all of them.
         crosses: pairs of fields that are looked up as one, beside the fields; None is none.
         gate: what a gate's number does to a row, of a model with a group of gates.
+        codecs: of compressed embeddings; None: the tables hold the vectors themselves.
     """
 
     Settings: ClassVar[type[schema.Settings]] = schema.Settings
     selection: Selection | None
     crosses: Crosses | None
     gate: ContinuousGate | None
+    codecs: Codecs | None
 
     def __init__(self, inputs: Inputs, dim: int, settings: schema.Settings) -> None:
         super().__init__()
@@ -94,6 +97,7 @@ class RankingModel(nn.Module, ABC):
         self.selection = None
         self.crosses = None
         self.gate = None
+        self.codecs = None
 
     @classmethod
     def search(cls, inputs: Inputs, dim: int, settings: Any) -> Search | None:
@@ -180,15 +184,20 @@ class CTRModel(nn.Module):
     Args:
         precision: ``bf16`` runs the dense arch's matrix products in bfloat16 while training; weights, sums and logits stay float32,
             and so does all of evaluation: what is measured is what is exported. ``auto`` is ``bf16`` where ``use_bfloat16`` says so.
+        stored: each group's stored form, of trained compressed embeddings; ``dense_arch`` then has no codecs. None: there are tables.
     """
 
-    def __init__(self, dense_arch: RankingModel, settings: Embedding, precision: str = "fp32") -> None:
+    def __init__(self, dense_arch: RankingModel, settings: Embedding, precision: str = "fp32", stored: nn.ModuleDict | None = None) -> None:
         super().__init__()
         changed = dense_arch.selection or dense_arch.crosses
         inputs = changed.inputs if changed is not None else dense_arch.inputs
         groups = dense_arch.groups(settings.width)
-        if isinstance(settings, UnifiedEmbedding):
-            self.tables: Tables = UnifiedTables(inputs, groups, settings)
+        if stored is not None:
+            self.tables: Tables = StoredTables(inputs, groups, stored, settings)
+        elif dense_arch.codecs is not None:
+            self.tables = CompressedTables(dense_arch.codecs, settings)
+        elif isinstance(settings, UnifiedEmbedding):
+            self.tables = UnifiedTables(inputs, groups, settings)
         elif any(group.gates for group in groups):
             self.tables = GatedTables(inputs, groups, settings)
         else:
@@ -208,6 +217,8 @@ class CTRModel(nn.Module):
 
     def look_up(self, batch: Batch) -> dict[str, Tensor]:
         """What the dense arch takes of a batch's ids."""
+        if self.dense_arch.codecs is not None:
+            return self.dense_arch.codecs(self.tables(batch.sparse), batch.sparse)
         changed, gate = self.dense_arch.selection or self.dense_arch.crosses, self.dense_arch.gate
         sparse = batch.sparse if changed is None else changed(batch.sparse)
         return self.dense_arch.join(self.tables(sparse) if gate is None else self.tables(sparse, gate))

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
 
 import ctrkit.models
 from ctrkit.config import AnyEmbedding, AutoDis, Embedding, Numeric, UnifiedEmbedding, explain
@@ -15,6 +16,7 @@ from ctrkit.embeddings.unified import JoinLookups, plan_lookups
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.layers import numeric as numeric_layers
 from ctrkit.models.base import Decision, RankingModel
+from ctrkit.models.compressed import CompressionSearch, compress
 from ctrkit.models.search import Search
 from ctrkit.schema import Inputs
 
@@ -106,19 +108,50 @@ def _with_numeric(model: RankingModel, numeric: Numeric | None) -> RankingModel:
 def build_for(embedding: Embedding, name: str, inputs: Inputs, settings: dict[str, Any], decision: Decision | None = None) -> RankingModel:
     """``build`` with the width of vectors, the treatment of numbers and the look-ups that ``embedding`` says.
 
+    Args:
+        decision: of ``build_search_for``'s; compressed embeddings need one to have a form, and without it there are none yet.
+
     Raises:
-        CtrkitError: as ``build``; or a unified embedding, with a model that a search decides on.
+        CtrkitError: as ``build``; or a unified or compressed embedding, with a model that a search decides on.
     """
+    if embedding.compression is not None:
+        _refuse_own_search(name, inputs, embedding, settings, "embedding.compression changes those")
+        dense_arch = build(name, inputs, embedding.width, settings, embedding.numeric)
+        if decision is not None:
+            compress(dense_arch, embedding, embedding.compression, decision)
+        return dense_arch
     dense_arch = build(name, inputs, embedding.width, settings, embedding.numeric, decision)
     if isinstance(embedding, UnifiedEmbedding):
-        if build_search(name, inputs, embedding.width, settings) is not None:
-            raise CtrkitError(
-                f"model '{name}' decides on single fields' tables, and a unified embedding has none that are one field's",
-                "Leave embedding.kind out, or choose another model",
-            )
+        _refuse_own_search(name, inputs, embedding, settings, "a unified embedding has none that are one field's")
         groups = dense_arch.groups(embedding.width)
         dense_arch.join = JoinLookups(inputs, plan_lookups(inputs, groups, embedding))
     return dense_arch
+
+
+def build_search_for(embedding: Embedding, name: str, inputs: Inputs, settings: dict[str, Any]) -> Search | None:
+    """What decides on the form of this model, or of its compressed embeddings; None if there is nothing to decide. Raises as ``build_for``,
+    and if a compression's budget cannot be reached."""
+    if embedding.compression is None:
+        return build_search(name, inputs, embedding.width, settings, embedding.numeric)
+    return CompressionSearch(build_for(embedding, name, inputs, settings), embedding, embedding.compression)
+
+
+def _refuse_own_search(name: str, inputs: Inputs, embedding: Embedding, settings: dict[str, Any], but: str) -> None:
+    if build_search(name, inputs, embedding.width, settings) is not None:
+        raise CtrkitError(
+            f"model '{name}' decides on single fields' tables, and {but}",
+            "Leave embedding.kind and embedding.compression out, or choose another model",
+        )
+
+
+def stored_form(dense_arch: RankingModel, tables: Mapping[str, Tensor]) -> nn.ModuleDict | None:
+    """Takes the trained codecs out of a model, and gives each group's stored form; None for a model that has no codecs.
+
+    Args:
+        tables: full weights, ``"<group>/<part>" -> [rows, width]``.
+    """
+    codecs, dense_arch.codecs = dense_arch.codecs, None
+    return codecs.stored(tables).eval() if codecs is not None else None
 
 
 def rebuild(weights: Mapping[str, Any], inputs: Inputs) -> RankingModel:

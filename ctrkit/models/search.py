@@ -1,7 +1,7 @@
 """A training that decides on the form of the model to be trained after it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
 from ctrkit.models.base import Decision, RankingModel
+
+END = "end"
 
 
 class Search(ABC):
@@ -18,9 +20,13 @@ class Search(ABC):
         model: what is trained.
         epochs: of the search, at most; 0 if there is nothing to train.
         stops_early: whether it stops as a training does, once the validation is no better, and decides from the best weights.
-        rewind_epoch: the other model starts from the weights after so many epochs of the search; None: it starts anew.
+        rewind_epoch: the other model starts from the weights after so many epochs of the search, or from those that the decision is taken
+            from (``END``); None: it starts anew.
         learning_rate: of what decides.
         deciding: the parameters of ``model`` that decide. No weight decay pulls at them, nor at gates.
+
+    Attributes:
+        alternates: whether each step on training rows, of all but what decides, is followed by one on validation rows, of that alone.
     """
 
     def __init__(
@@ -28,7 +34,7 @@ class Search(ABC):
         model: RankingModel,
         epochs: int,
         stops_early: bool,
-        rewind_epoch: int | None,
+        rewind_epoch: int | str | None,
         learning_rate: float,
         deciding: Sequence[nn.Parameter],
     ) -> None:
@@ -38,6 +44,7 @@ class Search(ABC):
         self.rewind_epoch = rewind_epoch
         self.learning_rate = learning_rate
         self.deciding = deciding
+        self.alternates = False
 
     def observe(self, batches: Iterable[KeyedJaggedTensor]) -> None:  # noqa: B027  most searches need nothing of it
         """Told the ids of all training rows once, before ``model`` gets its tables."""
@@ -55,9 +62,17 @@ class Search(ABC):
         return torch.zeros(())
 
     @abstractmethod
-    def decide(self, weights: Mapping[str, Any]) -> Decision:
-        """The decision after the search, from its weights as ``ctrkit.training.run.load_run`` has them."""
+    def decide(self, weights: Mapping[str, Any], evaluate: Callable[[], float]) -> Decision:
+        """The decision after the search, the same in every process.
+
+        Args:
+            weights: of the search, as ``ctrkit.training.run.load_run`` has them.
+            evaluate: the monitored metric on the validation rows, higher is better, of ``model`` as it is now.
+        """
 
     def rewound(self, weights: Mapping[str, Any], decision: Decision) -> dict[str, Any]:
-        """The other model's ``dense_arch`` and ``tables`` to start from, out of the search's weights at ``rewind_epoch``: all of them."""
+        """The other model's ``dense_arch`` and ``tables`` to start from, out of the search's weights at ``rewind_epoch``: all of them.
+
+        What is missing in either starts as it does in a new model.
+        """
         return {part: weights[part] for part in ("dense_arch", "tables")}

@@ -3,8 +3,9 @@
 import shutil
 
 from ctrkit.config import Experiment
+from ctrkit.embeddings.compression.registry import check_compression
 from ctrkit.errors import CtrkitError
-from ctrkit.models.registry import build_for, build_search
+from ctrkit.models.registry import build_for, build_search_for
 from ctrkit.schema import Inputs
 
 FEWEST_ROWS = 3
@@ -17,6 +18,11 @@ def check_experiment(experiment: Experiment) -> None:
     Raises:
         CtrkitError: as ``check_training``.
     """
+    embedding = experiment.embedding
+    if embedding.compression is not None:  # what its budget allows is known with the tables' rows
+        check_compression(embedding.compression)
+        build_for(embedding, experiment.model.name, _fields(experiment), experiment.model.settings)
+        experiment = experiment.model_copy(update={"embedding": embedding.model_copy(update={"compression": None})})
     check_training(experiment, _fields(experiment), experiment.group)
 
 
@@ -33,7 +39,7 @@ def check_training(experiment: Experiment, inputs: Inputs, group: str | None) ->
     """
     model, embedding, settings = experiment.model, experiment.embedding, experiment.training
     build_for(embedding, model.name, inputs, model.settings)
-    build_search(model.name, inputs, embedding.width, model.settings, embedding.numeric)
+    build_search_for(embedding, model.name, inputs, model.settings)
     if settings.monitor == "gauc" and group is None:
         raise CtrkitError("training.monitor is gauc, and there are no groups", "Set 'group' to a column such as user_id")
     if settings.compile and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):

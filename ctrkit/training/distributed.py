@@ -30,6 +30,7 @@ from torchrec.distributed.types import ParameterSharding, ShardingPlan
 from torchrec.optim import SGD, Adagrad, RowWiseAdagrad
 
 from ctrkit.config import Embedding
+from ctrkit.embeddings.compression.codec import Shard
 from ctrkit.embeddings.tables import WIDTH_UNIT, Tables, average_rows
 from ctrkit.errors import CtrkitError
 from ctrkit.models.base import CTRModel
@@ -206,7 +207,7 @@ def sharding_types(settings: Embedding, worker: Worker) -> list[str]:
 
     Replicated tables have no fused optimizer, and row-wise Adagrad is another optimizer when columns are cut: neither is offered.
     """
-    if worker.world == 1:
+    if worker.world == 1 or settings.compression is not None and worker.device.type == "cpu":  # a codec is told of whole rows
         return ["table_wise"]
     if worker.device.type == "cuda":
         return ["table_wise", "row_wise"]
@@ -253,15 +254,35 @@ def gather_full_weights(model: DistributedModelParallel) -> dict[str, Tensor]:
 
 
 def load_full_weights(model: DistributedModelParallel, weights: dict[str, Tensor]) -> None:
-    """Puts what ``gather_full_weights`` gave into a model under any plan. Every process calls it with all weights."""
+    """Puts what ``gather_full_weights`` gave, or some of it, into a model under any plan. Every process calls it with all weights."""
     tables = _tables(model)
     for name, sharded in _sharded_weights(tables).items():
-        full = weights[tables.weight_names[name]]
+        full = weights.get(tables.weight_names[name])
+        if full is None:
+            continue
         for shard in sharded.local_shards():
             (row, column), (height, width) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
             part = full[row : row + height, column : column + width]
             shard.tensor.zero_()
             shard.tensor[:, : part.shape[1]].copy_(part)
+
+
+def local_shards(model: DistributedModelParallel) -> dict[str, list[Shard]]:
+    """Of every table the rows in this process, to be changed in place: ``"<group>/<part>"`` -> shards, their padding columns left out."""
+    tables = _tables(model)
+    return {
+        tables.weight_names[name]: [
+            Shard(shard.metadata.shard_offsets[0], shard.tensor[:, : tables.dims[name]]) for shard in sharded.local_shards()
+        ]
+        for name, sharded in _sharded_weights(tables).items()
+    }
+
+
+def add_up(tensor: Tensor) -> Tensor:
+    """Its sum over all processes."""
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total
 
 
 def _initialise(model: DistributedModelParallel, seed: int) -> None:
@@ -273,11 +294,11 @@ def _initialise(model: DistributedModelParallel, seed: int) -> None:
             for block in range(row // _INIT_ROWS, -(-(row + height) // _INIT_ROWS)):
                 first = block * _INIT_ROWS
                 if start_value is None:
-                    values = _random_rows(f"{seed}/{tables.weight_names[name]}/{block}", width).mul_(tables.init_std)
+                    values = _random_rows(f"{seed}/{tables.weight_names[name]}/{block}", width).mul_(tables.stds[name])
                 else:
                     values = torch.full((_INIT_ROWS, width), start_value)
                 values[:, tables.dims[name] :] = 0
-                if block == 0:
+                if block == 0 and name in tables.padded:
                     values[0] = 0
                 start, stop = max(first, row), min(first + _INIT_ROWS, row + height)
                 shard.tensor[start - row : stop - row].copy_(values[start - first : stop - first, column : column + columns])

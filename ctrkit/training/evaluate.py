@@ -15,7 +15,7 @@ from ctrkit.data.dataset import Dataset
 from ctrkit.data.loader import Loader
 from ctrkit.errors import CtrkitError
 from ctrkit.models.base import CTRModel
-from ctrkit.models.registry import rebuild
+from ctrkit.models.registry import rebuild, stored_form
 from ctrkit.training.distributed import Worker, distribute, load_full_weights, process_group
 from ctrkit.training.metrics import evaluate_metrics
 from ctrkit.training.run import dataset_of_run, load_run
@@ -132,7 +132,8 @@ def trained_model(run_dir: Path, batch_size: int = 8192) -> Iterator[tuple[Distr
     experiment, inputs, weights = load_run(run_dir)
     stateless = experiment.embedding.model_copy(update={"optimizer": "sgd"})
     with process_group() as worker:
-        model = CTRModel(rebuild(weights, inputs), stateless, experiment.training.precision)
+        dense_arch = rebuild(weights, inputs)
+        model = CTRModel(dense_arch, stateless, experiment.training.precision, stored_form(dense_arch, weights["tables"]))
         sharded = distribute(model, stateless, worker, seed=0, batch_size=batch_size).model
         load_full_weights(sharded, weights["tables"])
         yield sharded, worker

@@ -39,6 +39,7 @@ class RunResult:
         params: parameters of dense arch and tables.
         samples_per_s: training rows a second of training, evaluation and checkpoints excluded.
         seconds: wall time, resumed sessions and a search included.
+        embedding_bytes: of the tables, or of the stored form of compressed embeddings; codes, scales and indices included.
         decision: what the search decided, of a model that has one.
     """
 
@@ -52,6 +53,7 @@ class RunResult:
     params: int
     samples_per_s: float
     seconds: float
+    embedding_bytes: int
     decision: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:

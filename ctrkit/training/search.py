@@ -36,9 +36,9 @@ def save_rewind(folder: Path, weights: dict[str, Any]) -> None:
     save_tensors(weights, folder / _REWIND_FILE)
 
 
-def save_found(folder: Path, search: Search, weights: dict[str, Any], seconds: float) -> None:
-    """Decides, from the weights after the last epoch. The search is finished once this file is there."""
-    save_tensors({"decision": search.decide(weights), "seconds": seconds}, folder / _FOUND_FILE)
+def save_found(folder: Path, decision: Decision, seconds: float) -> None:
+    """Keeps the decision. The search is finished once this file is there."""
+    save_tensors({"decision": decision, "seconds": seconds}, folder / _FOUND_FILE)
 
 
 def read_found(folder: Path, search: Search) -> Found | None:

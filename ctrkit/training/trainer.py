@@ -20,22 +20,33 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils import clip_grad_norm_
+from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from ctrkit.config import Experiment
 from ctrkit.data.batch import Batch
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.loader import Loader
+from ctrkit.embeddings.compression.codec import stored_bytes
 from ctrkit.errors import CtrkitError
 from ctrkit.models.base import CTRModel, RankingModel
-from ctrkit.models.registry import build_for, build_search
-from ctrkit.models.search import Search
+from ctrkit.models.registry import build_for, build_search_for, stored_form
+from ctrkit.models.search import END, Search
 from ctrkit.training import schedule
 from ctrkit.training.check import check_training
 from ctrkit.training.checkpoint import Checkpoints
-from ctrkit.training.distributed import Worker, distribute, gather_full_weights, load_full_weights, mean_loss, process_group
+from ctrkit.training.distributed import (
+    Worker,
+    add_up,
+    distribute,
+    gather_full_weights,
+    load_full_weights,
+    local_shards,
+    mean_loss,
+    process_group,
+)
 from ctrkit.training.evaluate import predict
 from ctrkit.training.optim import dense_optimizer
 from ctrkit.training.plots import calibration_plot, learning_curve, pair_map
@@ -116,7 +127,7 @@ def _search(experiment: Experiment, dataset: Dataset, folder: Path, worker: Work
             console.print(f"Search: {search.epochs} epochs", highlight=False)
             _Trainer(experiment, dataset, folder, worker, console, search=search).run_search()
         elif worker.rank == 0:
-            save_found(folder, search, {}, 0.0)
+            save_found(folder, search.decide({}, lambda: math.nan), 0.0)
         dist.barrier()
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return read_found(folder, search)
@@ -128,8 +139,7 @@ def _build(experiment: Experiment, dataset: Dataset, found: Found | None = None)
 
 
 def _build_search(experiment: Experiment, dataset: Dataset) -> Search | None:
-    model, embedding = experiment.model, experiment.embedding
-    return build_search(model.name, dataset.inputs, embedding.width, model.settings, embedding.numeric)
+    return build_search_for(experiment.embedding, experiment.model.name, dataset.inputs, experiment.model.settings)
 
 
 @contextmanager
@@ -222,12 +232,14 @@ class _Trainer:
         weights = [settings.task_weights.get(task, 1.0) for task in dataset.inputs.tasks]
         self.task_weights = torch.tensor(weights, device=worker.device) if weights else None
         if found is not None and found.start is not None:
-            self._load_weights(found.start)
+            fresh = self.dense_arch.state_dict()
+            self._load_weights({**found.start, "dense_arch": fresh | found.start["dense_arch"]})
         torch.manual_seed(settings.seed + worker.rank)
 
         self.progress = _Progress()
         self.checkpoints = Checkpoints(run_dir / "checkpoints")
         self.pending: list[tuple[Tensor, Tensor, int]] = []
+        self.valid_batches: Iterator[Batch] | None = None
         self.check_every = 1 if worker.device.type == "cpu" and worker.world == 1 else RECORD_EVERY
         self._restore()
         self.tracker = Tracker(run_dir, self.progress.step) if worker.rank == 0 else None
@@ -253,9 +265,19 @@ class _Trainer:
         if self.progress.best_step is not None:
             self._load_weights(self._best_weights())
         weights = self._weights()
+        shared = [weights]
+        if self.worker.world > 1:
+            dist.broadcast_object_list(shared)
+        decision = search.decide(shared[0], self._valid_value)
         if self.tracker is not None:
-            save_found(self.run_dir, search, weights, self.progress.seconds + time.perf_counter() - self.started)
+            if search.rewind_epoch == END:
+                save_rewind(self.run_dir, weights)
+            save_found(self.run_dir, decision, self.progress.seconds + time.perf_counter() - self.started)
             self.tracker.close()
+
+    def _valid_value(self) -> float:
+        """The monitored metric of the model as it is."""
+        return _monitored(predict(self.model, self.valid, self.worker.device).metrics(), self.settings.monitor)
 
     def _describe_found(self) -> None:
         described = self.dense_arch.describe()
@@ -322,21 +344,22 @@ class _Trainer:
         self.table_optimizer.set_learning_rate(factor)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        if self.search is not None:
-            self.search.advance(progress.epoch, progress.step, self.total_steps)
-        batch = batch.to(self.worker.device)
-        self.optimizer.zero_grad()
-        self.table_optimizer.zero_grad()
-        losses = binary_cross_entropy_with_logits(self.model(batch), self.dense_arch.targets(batch.labels), reduction="none")
-        if self.task_weights is not None:
-            losses = losses @ self.task_weights
-        loss = mean_loss(losses)
-        if self.search is not None:
-            loss = loss + self.search.penalty(self.table_optimizer.gate_numbers())
-        loss.backward()
+        search, codecs = self.search, self.dense_arch.codecs
+        if search is not None:
+            search.advance(progress.epoch, progress.step, self.total_steps)
+        if codecs is not None:
+            codecs.advance(self._epochs_done(), progress.step)
+        losses = self._differentiate(batch)
+        if search is not None and search.alternates:
+            for parameter in search.deciding:
+                parameter.grad = None
         norm = clip_grad_norm_(self.dense_parameters, settings.clip_norm or math.inf)
         self.optimizer.step()
         self.table_optimizer.step()
+        if codecs is not None:
+            codecs.after_step(local_shards(self.model), add_up)
+        if search is not None and search.alternates:
+            self._decide(search)
 
         rows = self.loader.batch_rows(progress.batch)
         self.pending.append((losses.detach().sum(), norm, rows))
@@ -347,6 +370,37 @@ class _Trainer:
             progress.epoch, progress.batch = progress.epoch + 1, 0
         if len(self.pending) >= self.check_every:
             self._check_losses()
+
+    def _differentiate(self, batch: Batch) -> Tensor:
+        """Each row's loss; its gradient, and that of what is added to it, is in the parameters, or already applied to fused tables."""
+        batch = batch.to(self.worker.device)
+        self.optimizer.zero_grad()
+        self.table_optimizer.zero_grad()
+        losses = binary_cross_entropy_with_logits(self.model(batch), self.dense_arch.targets(batch.labels), reduction="none")
+        if self.task_weights is not None:
+            losses = losses @ self.task_weights
+        loss = mean_loss(losses)
+        if self.search is not None:
+            loss = loss + self.search.penalty(self.table_optimizer.gate_numbers())
+        if self.dense_arch.codecs is not None and (penalty := self.dense_arch.codecs.penalty()) is not None:
+            loss = loss + penalty
+        loss.backward()
+        return losses
+
+    def _decide(self, search: Search) -> None:
+        """A step on validation rows, of what decides alone. A fused table optimizer's sums of squares see it, its rows do not move."""
+        self.valid_batches = self.valid_batches or self._loader("valid", shuffle=True).iter(self.progress.step)
+        batch = next(self.valid_batches, None)
+        if batch is None:
+            self.valid_batches = None
+            return self._decide(search)
+        self.table_optimizer.set_learning_rate(0.0)
+        self._differentiate(batch)
+        deciding = {id(parameter) for parameter in search.deciding}
+        for parameter in self.dense_parameters:
+            if id(parameter) not in deciding:
+                parameter.grad = None
+        self.optimizer.step()
 
     def _check_losses(self) -> None:
         """Looks at the losses since the last look, and at the clock: rarely on a GPU, where each look waits for it.
@@ -492,12 +546,20 @@ class _Trainer:
         """Puts the best weights back, scores valid and test with them, and writes what a run is read for."""
         progress = self.progress
         best_step = cast(int, progress.best_step)
-        self._load_weights(self._best_weights())
+        best = self._best_weights()
+        self._load_weights(best)
         scored = {"valid": predict(self.model, self.valid, self.worker.device)}
+        self._check_reloaded(scored["valid"].metrics())
+        described, model = self.dense_arch.describe(), self.model
+        embedding_bytes = sum(4 * table.rows * table.dim for table in self.plan)
+        stored = stored_form(self.dense_arch, best["tables"])
+        if stored is not None:  # what is exported is what is measured
+            embedding_bytes = stored_bytes(stored)
+            model = self._frozen(stored)
+            scored["valid"] = predict(model, self.valid, self.worker.device)
         if self.dataset.rows["test"]:
-            scored["test"] = predict(self.model, self._loader("test"), self.worker.device)
+            scored["test"] = predict(model, self._loader("test"), self.worker.device)
         metrics = {split: predictions.metrics() for split, predictions in scored.items()}
-        self._check_reloaded(metrics["valid"])
         result = RunResult(
             run=self.run_dir,
             model=self.experiment.model.name,
@@ -509,7 +571,8 @@ class _Trainer:
             params=params,
             samples_per_s=self._samples_per_s(),
             seconds=progress.seconds + time.perf_counter() - self.started + (self.found.seconds if self.found is not None else 0.0),
-            decision=self.dense_arch.describe(),
+            embedding_bytes=embedding_bytes,
+            decision=described,
         )
         if self.tracker is not None:
             if "test" in metrics:
@@ -526,6 +589,12 @@ class _Trainer:
         dist.barrier()
         self.checkpoints.delete()
         return result
+
+    def _frozen(self, stored: nn.ModuleDict) -> DistributedModelParallel:
+        """The model with its embeddings in the form that is kept."""
+        stateless = self.experiment.embedding.model_copy(update={"optimizer": "sgd"})
+        model = CTRModel(self.dense_arch, stateless, self.settings.precision, stored.to(self.worker.device))
+        return distribute(model, stateless, self.worker, self.settings.seed, self.settings.batch_size).model
 
     def _check_reloaded(self, valid: dict[str, float]) -> None:
         """The weights read back from disk must score as the model in training did."""

@@ -1,0 +1,37 @@
+"""Pieces of stored forms, in operations that ONNX has."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class StoredRows(nn.Module):
+    """A table as it is: place int64 ``[n]`` -> ``[n, width]``."""
+
+    table: Tensor
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", table.detach().clone())
+
+    def forward(self, places: Tensor) -> Tensor:
+        return functional.embedding(places, self.table)
+
+
+def find_sorted(keys: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Binary search: the place of each wanted number among rising, distinct keys, and whether it is there.
+
+    Args:
+        keys: integers ``[k]``, at least one.
+        wanted: int64 ``[n]``.
+
+    Returns:
+        int64 ``[n]``, some place for those that are not there, and bool ``[n]``.
+    """
+    place = torch.zeros_like(wanted)
+    step = 1 << (len(keys) - 1).bit_length() >> 1
+    while step:
+        ahead = (place + step).clamp(max=len(keys) - 1)
+        place = torch.where(keys[ahead].to(torch.int64) <= wanted, ahead, place)
+        step >>= 1
+    return place, keys[place].to(torch.int64) == wanted
