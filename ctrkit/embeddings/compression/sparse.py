@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ctrkit.embeddings.compression.method import Method
 from ctrkit.embeddings.compression.stored import find_sorted
 
 _INT, _FLOAT = 4, 4
@@ -29,6 +30,13 @@ def sparse_bytes(rows: int, dim: int, rows_left: int, numbers: int) -> int:
     mask = -(-dim // 8)
     listed = min(max(rows_left, 1) * (2 * _INT + mask), rows * (_INT + mask))
     return min(listed + max(numbers, 1) * _FLOAT, rows * dim * _FLOAT)
+
+
+def require_room(method: Method) -> None:
+    """Raises CtrkitError if a budget has no room for one number of a table that is stored sparse."""
+    least = sparse_bytes(method.space.total, method.dim, 1, 1)
+    if least > method.allowed_bytes:
+        raise method.refuse(least, "Give it room for one number")
 
 
 def largest_that_fit(scores: Tensor, allowed: int) -> Tensor:

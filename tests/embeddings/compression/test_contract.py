@@ -1,0 +1,116 @@
+"""What every compression method of the registry must do, so that a new one is tested as soon as it is registered."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from ctrkit.config import Compression
+from ctrkit.embeddings.compression.codec import stored_bytes
+from ctrkit.embeddings.compression.registry import check_compression, methods
+from ctrkit.errors import CtrkitError
+from ctrkit.transforms.onnx_part import OPSETS
+from tests.embeddings.compression.made import looked_up, made, method_of, space_of
+
+NAMES = [info.name for info in methods()]
+BUDGETS = [1.0, 0.5, 0.1, 0.01]
+IDS = torch.tensor([0, 599, 3, 3, 401, 560, 593, 3, 250])
+
+
+def reached(name: str, budget: float, dim: int = 8):
+    """The method, or a skip where it says that it cannot do with so little."""
+    try:
+        return method_of(name, budget, dim)
+    except CtrkitError as error:
+        assert f"method '{name}' needs" in str(error)
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("dim", [8, 5])
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_stored_is_within_the_budget(name: str, budget: float, dim: int) -> None:
+    method = reached(name, budget, dim)
+    codec, tables = made(method)
+    stored = codec.stored(tables)
+    assert 0 < stored_bytes(stored) <= method.allowed_bytes
+    assert not list(stored.parameters()), "all of it is in buffers, where it is counted"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_of_the_table_is_a_budget_that_every_method_reaches(name: str) -> None:
+    method_of(name, 0.5, 16)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_stored_form_gives_an_id_one_vector_wherever_it_stands(name: str) -> None:
+    codec, tables = made(reached(name, 0.5))
+    stored = codec.eval().stored(tables).eval()
+    vectors = stored(IDS)
+    assert vectors.shape == (len(IDS), 8) and vectors.dtype == torch.float32 and vectors.isfinite().all()
+    assert torch.equal(vectors[2], vectors[3]) and torch.equal(vectors[2], vectors[7])
+    torch.testing.assert_close(stored(IDS.flip(0)), vectors.flip(0))
+    torch.testing.assert_close(stored(IDS[:1]), vectors[:1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_storing_twice_gives_the_same_bytes(name: str) -> None:
+    codec, tables = made(reached(name, 0.5))
+    first, second = (dict(codec.eval().stored(tables).named_buffers()) for _ in range(2))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_and_table_learns(name: str) -> None:
+    codec, tables = made(reached(name, 0.5))
+    tables = {key: table.requires_grad_() for key, table in tables.items()}
+    ids = torch.arange(codec.space.total)
+    codec.train().advance(0.0, 0)
+    loss = (looked_up(codec, tables, ids) - 1).square().sum()
+    if (penalty := codec.penalty()) is not None:
+        loss = loss + penalty
+    loss.backward()
+    for key, tensor in [*codec.named_parameters(), *tables.items()]:
+        assert tensor.grad is not None, key
+        assert tensor.grad.isfinite().all() and tensor.grad.abs().sum() > 0, key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_stored_form_is_the_same_in_onnx(name: str, tmp_path: Path) -> None:
+    codec, tables = made(reached(name, 0.5))
+    stored = codec.eval().stored(tables).eval()
+    program = torch.export.export(stored, (IDS,), dynamic_shapes=({0: torch.export.Dim("n")},))
+    torch.onnx.export(program, dynamo=True, verbose=False, input_names=["ids"], opset_version=OPSETS[""]).save(tmp_path / "m.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    everything = torch.arange(codec.space.total)
+    for ids in (everything, IDS[:1]):
+        (exported,) = session.run(None, {"ids": ids.numpy()})
+        np.testing.assert_allclose(exported, stored(ids).numpy(), atol=1e-6)
+    file = (tmp_path / "m.onnx").stat().st_size + sum(f.stat().st_size for f in tmp_path.glob("m.onnx.data"))
+    assert file < stored_bytes(stored) + 50_000, "nothing is expanded: the rest is nodes"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_setting_that_there_is_not_and_a_budget_of_nothing_are_refused(name: str) -> None:
+    with pytest.raises(CtrkitError, match=f"method '{name}': unknown key 'colour'"):
+        check_compression(Compression.model_validate({"method": name, "colour": "red"}))
+    with pytest.raises(CtrkitError, match="needs .* bytes at the least"):
+        method_of(name, 1e-6)
+
+
+def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(CtrkitError, match="unknown compression method 'hush'.*hash"):
+        check_compression(Compression(method="hush"))
+
+
+def test_single_numbers_are_hashed_whatever_the_method() -> None:
+    assert method_of("magnitude", 0.1, dim=1).name == "hash"
+
+
+def test_the_ids_of_all_fields_are_one_range() -> None:
+    space = space_of()
+    assert space.total == 600 and space.start_of == {"user": 0, "item": 400, "city": 560, "sex": 593}
+    assert space.table_of(torch.tensor([0, 399, 400, 559, 560, 592, 593, 599])).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
