@@ -118,8 +118,12 @@ def compression(
         ),
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each, seeds 1, 2, ...; default 3.", show_default=False)] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Runs side by side; they share the cores.")] = 1,
-    quick: Annotated[bool, typer.Option("--quick", help="A look: one seed, budgets 0.1 and 0.01, one epoch, if not given.")] = False,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side; they share the cores. Default 1.", show_default=False)
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A look: one seed, budgets 0.1 and 0.01, one epoch, a process a core, if not given.")
+    ] = False,
     out: Out = Path("out/bench-compression"),
     overrides: Overrides = None,
     json: Json = False,

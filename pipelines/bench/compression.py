@@ -31,6 +31,8 @@ from pipelines.terminal import Terminal
 NONE = "none"
 BUDGETS, QUICK_BUDGETS = (0.5, 0.1, 0.01, 0.001), (0.1, 0.01)
 QUICK_SETTINGS = ("training.epochs=1",)
+CALLS, QUICK_CALLS = 200, 20
+QUICK_PROCESSES = 4
 
 COLUMNS = {
     "data": pl.String,
@@ -73,7 +75,7 @@ def bench_compression(
     names: Sequence[str],
     budgets: Sequence[float],
     seeds: int | None,
-    processes: int,
+    processes: int | None,
     quick: bool,
     out: Path,
     screen: Terminal,
@@ -84,8 +86,9 @@ def bench_compression(
         names: methods, as ``ctrkit compressions`` lists them; none is all.
         budgets: of the bytes of the full table; none is 0.5, 0.1, 0.01 and 0.001.
         seeds: 1 .. seeds; None is 3.
-        processes: runs side by side; each has its share of the cores.
-        quick: one seed, budgets 0.1 and 0.01 and one epoch, where the other arguments do not say otherwise.
+        processes: runs side by side; each has its share of the cores. None is 1.
+        quick: one seed, budgets 0.1 and 0.01, one epoch and a process a core up to 4, where the other arguments do not say otherwise; 20
+            timed calls in place of 200.
 
     Returns:
         The report's figures: one row a method and budget, means over seeds.
@@ -96,6 +99,7 @@ def bench_compression(
     experiment = _uncompressed(load_config(config, [*(QUICK_SETTINGS if quick else ()), *overrides]))
     choices = _choices(names, budgets or (QUICK_BUDGETS if quick else BUDGETS))
     prepared(experiment, screen)
+    processes = processes or (min(QUICK_PROCESSES, os.cpu_count() or 1) if quick else 1)
     path = out / f"{experiment.name}.yaml"
     write_experiment(experiment, path)
     plan = [
@@ -118,7 +122,7 @@ def bench_compression(
         ended = [trial for _, trial in plan if trial in trials.results]
         bar = progress.add_task("Exporting and timing", total=len(ended))
         runs = [trials.results[trial]["run"] for trial in ended]
-        costs = _costs(runs, references[0]["run"], out, say, lambda: progress.advance(bar))
+        costs = _costs(runs, references[0]["run"], out, QUICK_CALLS if quick else CALLS, say, lambda: progress.advance(bar))
     rows = [
         _row(experiment.name, choice, trial, trials, costs, references[0]["embedding_bytes"])
         for choice, trial in plan
@@ -150,7 +154,7 @@ def _threads(processes: int) -> int | None:
 
 
 def _costs(
-    runs: Sequence[str], reference: str, out: Path, say: Callable[[str], object], ended: Callable[[], object]
+    runs: Sequence[str], reference: str, out: Path, calls: int, say: Callable[[str], object], ended: Callable[[], object]
 ) -> dict[str, dict[str, Any]]:
     """Size and speed of each run, by its folder; measured once, kept in ``costs.jsonl``. A run that cannot be exported is said and left out."""
     file = out / "costs.jsonl"
@@ -160,7 +164,7 @@ def _costs(
         scale: Scale | None = None
         for run in runs:
             if run not in costs:
-                scale = scale or Scale(Path(reference), Path(folder))
+                scale = scale or Scale(Path(reference), Path(folder), calls)
                 try:
                     costs[run] = {**scale.weigh(Path(run)), "lookup_ratio": lookup_ratio(Path(run))}
                 except CtrkitError as error:

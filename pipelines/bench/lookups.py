@@ -38,11 +38,9 @@ def lookup_ratio(run: Path) -> float:
         plain = HashCodec(space, group.dim, space.total)  # as many rows as ids: the identity
         codec = plain if model.codecs is None else model.codecs.codec(group.name)
         full = {"rows": torch.randn(space.total, group.dim, generator=generator)}
-        trained = (
-            {part.name: weights["tables"][f"{group.name}/{part.name}"] for part in codec.parts} if codec is not plain else full
-        )
+        trained = {part.name: weights["tables"][f"{group.name}/{part.name}"] for part in codec.parts} if codec is not plain else full
         sides = [(codec.train(), _trainable(trained)), (plain, _trainable(full))]
-        turns = [[_seconds(*side, ids) for side in sides] for _ in range(REPEATS)]
+        turns = [[_seconds(side, tables, ids) for side, tables in sides] for _ in range(REPEATS)]
         spent += median(turn[0] for turn in turns)
         spent_plain += median(turn[1] for turn in turns)
     return spent / spent_plain
