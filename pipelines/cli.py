@@ -232,6 +232,16 @@ def models(json: Json = False) -> None:
 
 
 @app.command(rich_help_panel=LOOK)
+def compressions(json: Json = False) -> None:
+    """The methods of compressed embeddings, their papers and their settings."""
+    with terminal(json) as screen:
+        _require("training")
+        from pipelines.compressions import list_compressions
+
+        screen.result(list_compressions(screen))
+
+
+@app.command(rich_help_panel=LOOK)
 def doctor(json: Json = False) -> None:
     """Check what is installed: is it the set that works together, does it load, and what mends it if not."""
     with terminal(json) as screen:

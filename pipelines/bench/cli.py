@@ -98,3 +98,39 @@ def unified(
 
         rows = bench_unified(config, overrides or [], budget, lookups or [1, 2], seeds, grid or [], out, screen.console.print)
         screen.result(rows)
+
+
+@bench_app.command("compression")
+def compression(
+    config: Config,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", metavar="NAME", help="See 'ctrkit compressions'. Repeatable; default all.", show_default=False),
+    ] = None,
+    budget: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--budget",
+            min=1e-9,
+            max=1,
+            help="Bytes, of those of the full table. Repeatable; default 0.5, 0.1, 0.01, 0.001.",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each, seeds 1, 2, ...; default 3.", show_default=False)] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side; they share the cores. Default 1.", show_default=False)
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A look: one seed, budgets 0.1 and 0.01, one epoch, a process a core, if not given.")
+    ] = False,
+    out: Out = Path("out/bench-compression"),
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Methods of compressed embeddings x budgets x seeds: quality, bytes, latency and speed against the full table."""
+    with training_terminal(json) as screen:
+        from pipelines.bench.compression import bench_compression
+
+        rows = bench_compression(config, overrides or [], method or [], budget or [], seeds, processes, quick, out, screen)
+        screen.result(rows)

@@ -41,6 +41,10 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def write_markdown(header: Sequence[str], rows: Sequence[Sequence[str]], path: Path) -> None:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    path.write_text("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n", encoding="utf8")
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def write_markdown(header: Sequence[str], rows: Sequence[Sequence[str]], path: Path) -> None:
+    path.write_text(markdown_table(header, rows), encoding="utf8")

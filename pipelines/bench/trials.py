@@ -1,23 +1,30 @@
 """Trials of a benchmark, resumable: one trial is one ``ctrkit train`` in a process of its own and one line of ``results.jsonl``.
 
 A small grid of settings is tried with the first seed; the best on VALIDATION is then trained with every seed, and only that one's test
-metrics are reported. A killed benchmark goes on where it stopped.
+metrics are reported. A killed benchmark goes on where it stopped. A budget of compressed embeddings that cannot be reached is a result too.
 """
 
 import itertools
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
-from ctrkit.config import load_config
+from ctrkit.config import Experiment, load_config, to_yaml
 from ctrkit.errors import CtrkitError
 
 Settings = tuple[str, ...]
 """``key.sub=value`` overrides of a config."""
+
+REFUSED_BUDGET = re.compile(r"compression method '.+' needs [\d,]+ bytes at the least")
+"""How the error of ``ctrkit.embeddings.compression.method.Method.refuse`` begins."""
 
 
 @dataclass(frozen=True)
@@ -43,35 +50,65 @@ class Trials:
     Args:
         out: folder of ``results.jsonl``, made if there is none.
         say: told of each trial that has ended.
+        threads: CPU threads of a trial whose config does not say; default all cores.
 
     Attributes:
         results: of each trial, what ``ctrkit train --json`` said.
+        refused: of each trial whose compressed embeddings cannot reach their budget, why; it is not tried again.
     """
 
-    def __init__(self, out: Path, say: Callable[[str], object]) -> None:
+    def __init__(self, out: Path, say: Callable[[str], object], threads: int | None = None) -> None:
         out.mkdir(parents=True, exist_ok=True)
         self._file = out / "results.jsonl"
         self._say = say
+        self._environment = os.environ if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        self._lock = Lock()
         self.results: dict[Trial, dict[str, Any]] = {}
+        self.refused: dict[Trial, str] = {}
         if self._file.exists():
-            lines = [json.loads(line) for line in self._file.read_text().splitlines()]
-            self.results = {Trial(x["config"], x["model"], tuple(x["settings"]), x["seed"]): x["result"] for x in lines}
+            for line in map(json.loads, self._file.read_text().splitlines()):
+                trial = Trial(line["config"], line["model"], tuple(line["settings"]), line["seed"])
+                if "refused" in line:
+                    self.refused[trial] = line["refused"]
+                else:
+                    self.results[trial] = line["result"]
 
     def run(self, trial: Trial) -> dict[str, Any] | None:
-        """Its result; None if it failed, which is said."""
-        if trial in self.results:
-            return self.results[trial]
-        done = subprocess.run(trial.command(), check=False, capture_output=True, text=True)
+        """Its result; None if it failed or was refused, which is said."""
+        if trial in self.results or trial in self.refused:
+            return self.results.get(trial)
+        done = subprocess.run(trial.command(), check=False, capture_output=True, text=True, env=self._environment)
+        label = f"{Path(trial.config).stem} {trial.model} {' '.join(trial.settings)} seed {trial.seed}"
         if done.returncode != 0:
-            self._say(f"{trial}: failed: {done.stderr.strip()[-500:]}")
+            if refusal := REFUSED_BUDGET.search(done.stdout) and json.loads(done.stdout.strip().splitlines()[-1])["error"]:
+                self._say(f"{label}: {refusal}")
+                self._record(trial, "refused", refusal)
+                self.refused[trial] = refusal
+            else:
+                self._say(f"{trial}: failed: {done.stderr.strip()[-500:]}")
             return None
         result = json.loads(done.stdout.strip().splitlines()[-1])
-        label = f"{Path(trial.config).stem} {trial.model} {' '.join(trial.settings)} seed {trial.seed}"
         self._say(f"{label}: test auc {result['test']['auc']:.4f}")
-        with self._file.open("a") as file:
-            file.write(json.dumps({**asdict(trial), "result": result}) + "\n")
+        self._record(trial, "result", result)
         self.results[trial] = result
         return result
+
+    def run_all(self, trials: Sequence[Trial], processes: int, ended: Callable[[], object]) -> None:
+        """Runs what is missing, so many trials side by side; ``ended`` is called after each, from any thread."""
+
+        def run(trial: Trial) -> None:
+            self.run(trial)
+            ended()
+
+        pool = ThreadPoolExecutor(processes, "ctrkit-trial")
+        try:
+            list(pool.map(run, trials))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _record(self, trial: Trial, kind: str, content: object) -> None:
+        with self._lock, self._file.open("a") as file:
+            file.write(json.dumps({**asdict(trial), kind: content}) + "\n")
 
     def measure(
         self, config: str, model: str, points: Sequence[Settings], seeds: int, monitor: str
@@ -90,6 +127,21 @@ def score(result: dict[str, Any], monitor: str) -> float:
     """What ``training.monitor`` says of a result on validation; higher is better."""
     valid = result["valid"]
     return {"auc-logloss": valid["auc"] - valid["logloss"], "logloss": -valid["logloss"]}.get(monitor, valid.get(monitor))
+
+
+def write_experiment(experiment: Experiment, path: Path) -> None:
+    """Writes a config that trials are of.
+
+    Raises:
+        CtrkitError: another one is there: the folder's trials are of other settings.
+    """
+    text = to_yaml(experiment)
+    if path.exists() and path.read_text(encoding="utf8") != text:
+        raise CtrkitError(
+            f"'{path.parent}' holds a benchmark of other settings: '{path}' differs", "Give another --out, or delete that folder"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf8")
 
 
 def settings_of_models(names: Iterable[str]) -> dict[str, set[str]]:

@@ -24,14 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctrkit.config import Embedding, Experiment, UnifiedEmbedding, load_config, to_yaml
+from ctrkit.config import Embedding, Experiment, UnifiedEmbedding, load_config
 from ctrkit.data.dataset import open_dataset
 from ctrkit.data.prepare import prepare
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Feature, Hash, Kind, Vocabulary
 from pipelines.bench.budgets import LEAST_ROWS, equal_caps, in_proportion
 from pipelines.bench.report import HEADER, averages, cells, write_markdown
-from pipelines.bench.trials import Trials, grid_points, settings_of_models
+from pipelines.bench.trials import Trials, grid_points, settings_of_models, write_experiment
 
 MANY_BUCKETS = 2**31 - 1
 
@@ -111,7 +111,7 @@ def bench_unified(
     found = schemes(base, _rows_needed(base), budgets, lookups)
     trials = Trials(out, say)
     for scheme in found:
-        _write_config(scheme, out)
+        write_experiment(scheme.experiment, out / scheme.file)
     rows = []
     for scheme in found:
         if measured := trials.measure(str(out / scheme.file), model, points, seeds, base.training.monitor):
@@ -145,13 +145,6 @@ def _rows_needed(experiment: Experiment) -> dict[str, int]:
     counted = _with_transforms(experiment, {f.name: Vocabulary() for f in with_tables if f.kind is not Kind.NUMERIC})
     dataset = open_dataset(counted) or prepare(counted)
     return {f.name: dataset.profile["features"][f.name]["table_rows"] for f in with_tables}
-
-
-def _write_config(scheme: Scheme, out: Path) -> None:
-    path, text = out / scheme.file, to_yaml(scheme.experiment)
-    if path.exists() and path.read_text(encoding="utf8") != text:
-        raise CtrkitError(f"'{out}' holds a benchmark of other settings: '{path}' differs", "Give another --out, or delete that folder")
-    path.write_text(text, encoding="utf8")
 
 
 def _report(rows: list[dict[str, Any]], title: str, dim: int, out: Path) -> None:

@@ -1,0 +1,191 @@
+"""``ctrkit bench compression``: methods x budgets x seeds of compressed embeddings against the uncompressed table.
+
+One config, with the overrides applied, is written below the output folder; each run is a ``ctrkit train`` of it in a process of its own
+(``pipelines.bench.trials``). The trainer keeps the weights that are best on validation; test metrics are reported only. When all runs have
+ended, and nothing else keeps the processor busy, each is exported and timed against the uncompressed one. Both stages go on where they were
+stopped.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ctrkit.config import Compression, Experiment, UnifiedEmbedding, load_config
+from ctrkit.embeddings.compression.registry import check_compression, methods
+from ctrkit.errors import CtrkitError
+from pipelines.bench.compression_report import write_report
+from pipelines.bench.latency import Scale
+from pipelines.bench.lookups import lookup_ratio
+from pipelines.bench.trials import Trial, Trials, write_experiment
+from pipelines.prepare import prepared
+from pipelines.terminal import Terminal
+
+NONE = "none"
+BUDGETS, QUICK_BUDGETS = (0.5, 0.1, 0.01, 0.001), (0.1, 0.01)
+QUICK_SETTINGS = ("training.epochs=1",)
+CALLS, QUICK_CALLS = 200, 20
+QUICK_PROCESSES = 4
+
+COLUMNS = {
+    "data": pl.String,
+    "method": pl.String,
+    "kind": pl.String,
+    "budget": pl.Float64,
+    "seed": pl.Int64,
+    "reached": pl.Boolean,
+    "message": pl.String,
+    **{f"{split}_{metric}": pl.Float64 for split in ("valid", "test") for metric in ("auc", "logloss")},
+    "embedding_bytes": pl.Int64,
+    "share": pl.Float64,
+    "bundle_bytes": pl.Int64,
+    **{f"latency_{what}_{rows}": pl.Float64 for what in ("ms", "ratio") for rows in (1, 1024)},
+    "lookup_ratio": pl.Float64,
+    "seconds": pl.Float64,
+    "params": pl.Int64,
+    "run": pl.String,
+}
+"""Of ``results.parquet``. ``reached``: whether the method can store its vectors in the budget, ``message`` saying why not; ``share``: of the
+bytes of the uncompressed table; ``seconds``: of the training, a search included; ratios: the uncompressed table is 1."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method at a budget; ``none`` is the uncompressed table, at 1."""
+
+    method: str
+    kind: str
+    budget: float
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        return () if self.method == NONE else (f"embedding.compression={{method: {self.method}, budget: {self.budget!r}}}",)
+
+
+def bench_compression(
+    config: Path,
+    overrides: Sequence[str],
+    names: Sequence[str],
+    budgets: Sequence[float],
+    seeds: int | None,
+    processes: int | None,
+    quick: bool,
+    out: Path,
+    screen: Terminal,
+) -> list[dict[str, Any]]:
+    """Runs what is missing, writes ``results.parquet``, ``report.md``, ``report.html`` and two pictures to ``out``.
+
+    Args:
+        names: methods, as ``ctrkit compressions`` lists them; none is all.
+        budgets: of the bytes of the full table; none is 0.5, 0.1, 0.01 and 0.001.
+        seeds: 1 .. seeds; None is 3.
+        processes: runs side by side; each has its share of the cores. None is 1.
+        quick: one seed, budgets 0.1 and 0.01, one epoch and a process a core up to 4, where the other arguments do not say otherwise; 20
+            timed calls in place of 200.
+
+    Returns:
+        The report's figures: one row a method and budget, means over seeds.
+
+    Raises:
+        CtrkitError: an unknown method, a config with a unified embedding, an ``out`` of other settings, or an uncompressed run that fails.
+    """
+    experiment = _uncompressed(load_config(config, [*(QUICK_SETTINGS if quick else ()), *overrides]))
+    choices = _choices(names, budgets or (QUICK_BUDGETS if quick else BUDGETS))
+    prepared(experiment, screen)
+    processes = processes or (min(QUICK_PROCESSES, os.cpu_count() or 1) if quick else 1)
+    path = out / f"{experiment.name}.yaml"
+    write_experiment(experiment, path)
+    plan = [
+        (choice, Trial(str(path), experiment.model.name, choice.settings, seed))
+        for seed in range(1, (seeds or (1 if quick else 3)) + 1)
+        for choice in choices
+    ]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True, highlight=False, soft_wrap=True)) as progress:
+
+        def say(text: str) -> None:
+            progress.console.print(text, markup=False)
+
+        trials = Trials(out, say, _threads(processes))
+        bar = progress.add_task("Training", total=len(plan))
+        trials.run_all([trial for _, trial in plan], processes, lambda: progress.advance(bar))
+        references = [trials.results[trial] for choice, trial in plan if choice.method == NONE and trial in trials.results]
+        if not references:
+            raise CtrkitError("the uncompressed table could not be trained: there is nothing to compare with", "See the messages above")
+        ended = [trial for _, trial in plan if trial in trials.results]
+        bar = progress.add_task("Exporting and timing", total=len(ended))
+        runs = [trials.results[trial]["run"] for trial in ended]
+        costs = _costs(runs, references[0]["run"], out, QUICK_CALLS if quick else CALLS, say, lambda: progress.advance(bar))
+    rows = [
+        _row(experiment.name, choice, trial, trials, costs, references[0]["embedding_bytes"])
+        for choice, trial in plan
+        if trial in trials.results or trial in trials.refused
+    ]
+    frame = pl.DataFrame(rows, schema=COLUMNS).sort(pl.col("method") != NONE, "method", -pl.col("budget"), "seed")
+    frame.write_parquet(out / "results.parquet")
+    return write_report(frame, f"Compressed embeddings of {experiment.model.name} on {experiment.name}", out)
+
+
+def _uncompressed(experiment: Experiment) -> Experiment:
+    if isinstance(experiment.embedding, UnifiedEmbedding):
+        raise CtrkitError("compression is of tables, and embedding.kind is unified", "Set embedding.kind=tables")
+    return experiment.model_copy(update={"embedding": experiment.embedding.model_copy(update={"compression": None})})
+
+
+def _choices(names: Sequence[str], budgets: Sequence[float]) -> list[Choice]:
+    """The uncompressed table, then every method at every budget."""
+    kinds = {info.name: info.kind for info in methods()}
+    chosen = list(dict.fromkeys(names)) or list(kinds)
+    for name in chosen:
+        check_compression(Compression(method=name, budget=budgets[0]))
+    compressed = [Choice(name, kinds[name], budget) for budget in dict.fromkeys(budgets) for name in chosen]
+    return [Choice(NONE, "the full table", 1.0), *compressed]
+
+
+def _threads(processes: int) -> int | None:
+    return None if processes == 1 else max(1, (os.cpu_count() or 1) // processes)
+
+
+def _costs(
+    runs: Sequence[str], reference: str, out: Path, calls: int, say: Callable[[str], object], ended: Callable[[], object]
+) -> dict[str, dict[str, Any]]:
+    """Size and speed of each run, by its folder; measured once, kept in ``costs.jsonl``. A run that cannot be exported is said and left out."""
+    file = out / "costs.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    costs = {line.pop("run"): line for line in lines}
+    with TemporaryDirectory(dir=out) as folder:
+        scale: Scale | None = None
+        for run in runs:
+            if run not in costs:
+                scale = scale or Scale(Path(reference), Path(folder), calls)
+                try:
+                    costs[run] = {**scale.weigh(Path(run)), "lookup_ratio": lookup_ratio(Path(run))}
+                except CtrkitError as error:
+                    say(f"{run}: {error}")
+                else:
+                    with file.open("a") as lines_so_far:
+                        lines_so_far.write(json.dumps({"run": run, **costs[run]}) + "\n")
+            ended()
+    return costs
+
+
+def _row(data: str, choice: Choice, trial: Trial, trials: Trials, costs: dict[str, dict[str, Any]], full_bytes: int) -> dict[str, Any]:
+    row = {"data": data, "method": choice.method, "kind": choice.kind, "budget": choice.budget, "seed": trial.seed}
+    if trial in trials.refused:
+        return {**row, "reached": False, "message": trials.refused[trial]}
+    result = trials.results[trial]
+    return {
+        **row,
+        "reached": True,
+        **{f"{split}_{metric}": result[split][metric] for split in ("valid", "test") for metric in ("auc", "logloss")},
+        **{key: result[key] for key in ("embedding_bytes", "seconds", "params", "run")},
+        "share": result["embedding_bytes"] / full_bytes,
+        **costs.get(result["run"], {}),
+    }
