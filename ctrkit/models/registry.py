@@ -115,14 +115,14 @@ def build_for(embedding: Embedding, name: str, inputs: Inputs, settings: dict[st
         CtrkitError: as ``build``; or a unified or compressed embedding, with a model that a search decides on.
     """
     if embedding.compression is not None:
-        _refuse_own_search(name, inputs, embedding, settings, "embedding.compression changes those")
+        _refuse_own_search(name, inputs, embedding, settings, "compression", "a compression changes those")
         dense_arch = build(name, inputs, embedding.width, settings, embedding.numeric)
         if decision is not None:
             compress(dense_arch, embedding, embedding.compression, decision)
         return dense_arch
     dense_arch = build(name, inputs, embedding.width, settings, embedding.numeric, decision)
     if isinstance(embedding, UnifiedEmbedding):
-        _refuse_own_search(name, inputs, embedding, settings, "a unified embedding has none that are one field's")
+        _refuse_own_search(name, inputs, embedding, settings, "kind", "a unified embedding has none that are one field's")
         groups = dense_arch.groups(embedding.width)
         dense_arch.join = JoinLookups(inputs, plan_lookups(inputs, groups, embedding))
     return dense_arch
@@ -136,11 +136,11 @@ def build_search_for(embedding: Embedding, name: str, inputs: Inputs, settings: 
     return CompressionSearch(build_for(embedding, name, inputs, settings), embedding, embedding.compression)
 
 
-def _refuse_own_search(name: str, inputs: Inputs, embedding: Embedding, settings: dict[str, Any], but: str) -> None:
+def _refuse_own_search(name: str, inputs: Inputs, embedding: Embedding, settings: dict[str, Any], key: str, but: str) -> None:
     if build_search(name, inputs, embedding.width, settings) is not None:
         raise CtrkitError(
             f"model '{name}' decides on single fields' tables, and {but}",
-            "Leave embedding.kind and embedding.compression out, or choose another model",
+            f"Leave embedding.{key} out, or choose another model",
         )
 
 
