@@ -94,7 +94,19 @@ def test_a_run_learns_and_leaves_its_folder(experiment: Make, dataset: Dataset) 
         assert (result.run / picture).read_bytes().startswith(b"\x89PNG")
     assert list((result.run / "tensorboard").glob("events.out.tfevents.*"))
     written = json.loads((result.run / "result.json").read_text())
-    assert {"run", "valid", "test", "samples_per_s", "params", "epochs", "seconds", "best_epoch", "seed", "model", "embedding_bytes"} == written.keys()
+    assert {
+        "run",
+        "valid",
+        "test",
+        "samples_per_s",
+        "params",
+        "epochs",
+        "seconds",
+        "best_epoch",
+        "seed",
+        "model",
+        "embedding_bytes",
+    } == written.keys()
     assert read_result(result.run) == result
     assert "embedding/user" in shown and "3 tables" in shown and "epoch 3/3" in shown
     tables = 4 * sum(field.rows for field in dataset.inputs.id_fields)
