@@ -1,0 +1,94 @@
+"""PEP (Liu et al., Learnable Embedding Sizes for Recommender Systems, ICLR 2021): a threshold that is learned with the table takes something
+off each number, and those below it are zero::
+
+    v = sign(V) relu(|V| - sigmoid(s))        s: one, one for each dimension, or one for each id
+
+After ``search_epochs`` the numbers with the largest |V| - sigmoid(s) stay, as many as the budget has room for: how far the thresholds have
+come by then does not matter, where the paper trains until they have pruned enough. What stays is trained again from its first weights.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ctrkit.embeddings.compression.codec import Codec, Part
+from ctrkit.embeddings.compression.full import FullTable
+from ctrkit.embeddings.compression.masked import Masked
+from ctrkit.embeddings.compression.method import Method, MethodSettings
+from ctrkit.embeddings.compression.registry import register
+from ctrkit.embeddings.compression.space import IdSpace
+from ctrkit.embeddings.compression.sparse import StoredSparse, largest_that_fit, require_room
+
+
+class PepSettings(MethodSettings):
+    granularity: Literal["global", "dimension", "feature"] = Field(
+        default="dimension", description="one threshold, one for each dimension, or for each id, trained as the tables are"
+    )
+    threshold: float = Field(default=-15.0, description="s at the start; sigmoid(s) well below embedding.init_std, or all starts as zeros")
+    threshold_learning_rate: float = Field(default=0.01, gt=0, description="of those that are not one for each id")
+    search_epochs: int = Field(default=3, ge=1, description="before the mask is taken")
+
+
+class SoftThreshold(FullTable):
+    """The search's table. For thresholds for each id there is a part ``thresholds``."""
+
+    def __init__(self, space: IdSpace, dim: int, settings: PepSettings) -> None:
+        super().__init__(space, dim)
+        self.of_ids = settings.granularity == "feature"
+        if self.of_ids:
+            self.parts = (*self.parts, Part("thresholds", space.total, 1, start=settings.threshold))
+        else:
+            self.thresholds = nn.Parameter(torch.full((1 if settings.granularity == "global" else dim,), settings.threshold))
+
+    def places(self, ids: Tensor) -> list[Tensor]:
+        return [ids] * len(self.parts)
+
+    def margin(self, vectors: Sequence[Tensor]) -> Tensor:
+        """|V| - sigmoid(s). Vectors as of ``combine``, or full tables. -> ``[n, dim]``."""
+        return vectors[0].abs() - (vectors[1] if self.of_ids else self.thresholds).sigmoid()
+
+    def combine(self, ids: Tensor, vectors: Sequence[Tensor]) -> Tensor:
+        return vectors[0].sign() * functional.relu(self.margin(vectors))
+
+    def stored(self, parts: Mapping[str, Tensor]) -> nn.Module:
+        """Of the search itself: its zeros left out, whatever the budget."""
+        return StoredSparse(self.combine(torch.arange(self.space.total), [parts[part.name] for part in self.parts]).detach())
+
+    def deciding(self) -> list[nn.Parameter]:
+        return [] if self.of_ids else [self.thresholds]
+
+
+@register(
+    "pep",
+    kind="intra-feature: pruning, in training",
+    paper="Liu et al., Learnable Embedding Sizes for Recommender Systems, ICLR 2021",
+    sharded="the full table in training, and thresholds of ids; what is served is sparse",
+)
+class Pep(Method):
+    Settings = PepSettings
+    starts_from = 0
+
+    def __init__(self, settings: PepSettings, space: IdSpace, dim: int) -> None:
+        super().__init__(settings, space, dim)
+        require_room(self)
+        self.search_epochs = settings.search_epochs
+        self.deciding_learning_rate = settings.threshold_learning_rate
+
+    def supernet(self, counts: Tensor) -> Codec:
+        return SoftThreshold(self.space, self.dim, self.settings)
+
+    @torch.no_grad()
+    def decide(self, supernet: Codec, parts: Mapping[str, Tensor], counts: Tensor, evaluate: Callable[[], float]) -> dict[str, Tensor]:
+        assert isinstance(supernet, SoftThreshold)
+        tables = [parts[part.name].to(supernet.space.starts.device) for part in supernet.parts]
+        return {"mask": largest_that_fit(supernet.margin(tables).cpu(), self.allowed_bytes)}
+
+    def codec(self, decision: Mapping[str, Tensor], counts: Tensor) -> Codec:
+        return Masked(self.space, self.dim, decision["mask"])
+
+    def start(self, decision: Mapping[str, Tensor], parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"rows": parts["rows"]}
