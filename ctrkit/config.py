@@ -184,7 +184,7 @@ class UnifiedEmbedding(Embedding):
     @model_validator(mode="after")
     def _no_compression(self) -> "UnifiedEmbedding":
         if self.compression is not None:
-            raise ValueError("embedding.compression is for tables; a unified embedding is as small as its rows and dim make it")
+            raise ValueError("compression is for tables; a unified embedding is as small as its rows and dim make it")
         return self
 
     @property

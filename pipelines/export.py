@@ -35,9 +35,9 @@ def export_run(run: str | Path, repo: str | Path, name: str | None = None) -> di
     from ctrkit.data.batch import Batch
     from ctrkit.data.dataset import Dataset
     from ctrkit.export.writer import Trained, write_bundle
-    from ctrkit.models.base import CTRModel
     from ctrkit.models.registry import rebuild, stored_form
-    from ctrkit.training.distributed import distribute, load_full_weights, process_group
+    from ctrkit.training.distributed import load_full_weights, process_group
+    from ctrkit.training.evaluate import model_without_optimizer
     from ctrkit.training.run import DATASET_FOLDER, load_run, read_result
     from ctrkit.transforms.selected import without_unused_words
 
@@ -52,11 +52,9 @@ def export_run(run: str | Path, repo: str | Path, name: str | None = None) -> di
         transforms, kept = without_unused_words(transforms, kept)
         decision = weights["decision"] | {name: torch.from_numpy(mask) for name, mask in kept.items()}
         dense_arch = rebuild({**weights, "decision": decision}, transforms.inputs).eval()
-    stateless = experiment.embedding.model_copy(update={"optimizer": "sgd"})
     stored = stored_form(dense_arch, weights["tables"])
     with process_group() as worker:
-        reference = CTRModel(deepcopy(dense_arch), stateless, stored=stored)
-        reloaded = distribute(reference, stateless, worker, experiment.training.seed).model
+        reloaded = model_without_optimizer(deepcopy(dense_arch), experiment, worker, stored)
         load_full_weights(reloaded, weights["tables"])
         reloaded.eval()
 

@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ctrkit.feeds": set(),
     "ctrkit.bundle": {"ctrkit.feeds"},
     "ctrkit.data": {"ctrkit.transforms"},
-    "ctrkit.embeddings": {"ctrkit.data.batch"},
+    "ctrkit.embeddings": {"ctrkit.data.batch", "ctrkit.layers"},
     "ctrkit.layers": set(),
     "ctrkit.models": {"ctrkit.embeddings", "ctrkit.layers", "ctrkit.data.batch"},
     "ctrkit.selection": {"ctrkit.data"},

@@ -245,11 +245,16 @@ def average_rows(rows: int, device: torch.device) -> float:
     Gradients are averaged over processes; a sum of the local rows' losses divided by this is the mean over all rows, whatever
     each process' share.
     """
+    return all_rows(rows, device) / (dist.get_world_size() if dist.is_initialized() else 1)
+
+
+def all_rows(rows: int, device: torch.device) -> int:
+    """Rows of a step over all processes, of which this one has so many."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return float(rows)
+        return rows
     total = torch.tensor([rows], device=device)
     dist.all_reduce(total)
-    return total.item() / dist.get_world_size()
+    return int(total.item())
 
 
 class _Decay(torch.autograd.Function):

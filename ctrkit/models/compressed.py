@@ -1,6 +1,6 @@
 """Any model with compressed embeddings: its codecs, and the search for their form that some methods need."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -56,7 +56,6 @@ class CompressionSearch(Search):
         self.methods = methods = plan_methods(choice, model.inputs, self.groups)
         main = max(methods.values(), key=lambda method: method.search_epochs)
         super().__init__(model, main.search_epochs, main.search_stops_early, main.starts_from, main.deciding_learning_rate, [])
-        self.alternates = main.alternates
         self.space = IdSpace(model.inputs)
 
     def observe(self, batches: Iterable[KeyedJaggedTensor]) -> None:
@@ -69,11 +68,11 @@ class CompressionSearch(Search):
     def advance(self, epoch: int, step: int, steps: int) -> None:
         """The codecs are told by the trainer."""
 
-    def decide(self, weights: Mapping[str, Any], evaluate: Callable[[], float]) -> Decision:
+    def decide(self, weights: Mapping[str, Any]) -> Decision:
         decision = {COUNTS: self.counts}
         for name, method in self.methods.items():
             if self._searched(name):
-                found = method.decide(self._codec(name), _of_group(name, weights["tables"]), self.counts, evaluate)
+                found = method.decide(self._codec(name), _of_group(name, weights["tables"]), self.counts)
                 decision |= {f"{name}/{key}": value for key, value in found.items()}
         return decision
 

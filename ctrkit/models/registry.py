@@ -145,13 +145,13 @@ def _refuse_own_search(name: str, inputs: Inputs, embedding: Embedding, settings
 
 
 def stored_form(dense_arch: RankingModel, tables: Mapping[str, Tensor]) -> nn.ModuleDict | None:
-    """Takes the trained codecs out of a model, and gives each group's stored form; None for a model that has no codecs.
+    """Takes the trained codecs out of a model, and gives each group's stored form, on the CPU; None for a model that has no codecs.
 
     Args:
         tables: full weights, ``"<group>/<part>" -> [rows, width]``.
     """
     codecs, dense_arch.codecs = dense_arch.codecs, None
-    return codecs.stored(tables).eval() if codecs is not None else None
+    return codecs.cpu().stored(tables).eval() if codecs is not None else None
 
 
 def rebuild(weights: Mapping[str, Any], inputs: Inputs) -> RankingModel:

@@ -1,7 +1,7 @@
 """A training that decides on the form of the model to be trained after it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,9 +24,6 @@ class Search(ABC):
             from (``END``); None: it starts anew.
         learning_rate: of what decides.
         deciding: the parameters of ``model`` that decide. No weight decay pulls at them, nor at gates.
-
-    Attributes:
-        alternates: whether each step on training rows, of all but what decides, is followed by one on validation rows, of that alone.
     """
 
     def __init__(
@@ -44,7 +41,6 @@ class Search(ABC):
         self.rewind_epoch = rewind_epoch
         self.learning_rate = learning_rate
         self.deciding = deciding
-        self.alternates = False
 
     def observe(self, batches: Iterable[KeyedJaggedTensor]) -> None:  # noqa: B027  most searches need nothing of it
         """Told the ids of all training rows once, before ``model`` gets its tables."""
@@ -62,13 +58,8 @@ class Search(ABC):
         return torch.zeros(())
 
     @abstractmethod
-    def decide(self, weights: Mapping[str, Any], evaluate: Callable[[], float]) -> Decision:
-        """The decision after the search, the same in every process.
-
-        Args:
-            weights: of the search, as ``ctrkit.training.run.load_run`` has them.
-            evaluate: the monitored metric on the validation rows, higher is better, of ``model`` as it is now.
-        """
+    def decide(self, weights: Mapping[str, Any]) -> Decision:
+        """The decision after the search, from its weights as ``ctrkit.training.run.load_run`` has them."""
 
     def rewound(self, weights: Mapping[str, Any], decision: Decision) -> dict[str, Any]:
         """The other model's ``dense_arch`` and ``tables`` to start from, out of the search's weights at ``rewind_epoch``: all of them.

@@ -9,12 +9,14 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from ctrkit.config import Experiment
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.loader import Loader
 from ctrkit.errors import CtrkitError
-from ctrkit.models.base import CTRModel
+from ctrkit.models.base import CTRModel, RankingModel
 from ctrkit.models.registry import rebuild, stored_form
 from ctrkit.training.distributed import Worker, distribute, load_full_weights, process_group
 from ctrkit.training.metrics import evaluate_metrics
@@ -130,13 +132,26 @@ def require_split(dataset: Dataset, split: str, run_dir: Path) -> None:
 def trained_model(run_dir: Path, batch_size: int = 8192) -> Iterator[tuple[DistributedModelParallel, Worker]]:
     """A finished run's model with its best weights, ``Batch -> logits [batch]``, and the process it lives in; raises as ``load_run``."""
     experiment, inputs, weights = load_run(run_dir)
-    stateless = experiment.embedding.model_copy(update={"optimizer": "sgd"})
     with process_group() as worker:
         dense_arch = rebuild(weights, inputs)
-        model = CTRModel(dense_arch, stateless, experiment.training.precision, stored_form(dense_arch, weights["tables"]))
-        sharded = distribute(model, stateless, worker, seed=0, batch_size=batch_size).model
-        load_full_weights(sharded, weights["tables"])
-        yield sharded, worker
+        stored = stored_form(dense_arch, weights["tables"])
+        model = model_without_optimizer(dense_arch, experiment, worker, stored, batch_size)
+        load_full_weights(model, weights["tables"])
+        yield model, worker
+
+
+def model_without_optimizer(
+    dense_arch: RankingModel, experiment: Experiment, worker: Worker, stored: nn.ModuleDict | None, batch_size: int = 8192
+) -> DistributedModelParallel:
+    """``Batch -> logits [batch]``, for predictions alone; its tables are yet to be loaded.
+
+    Args:
+        stored: of ``stored_form``.
+        batch_size: rows scored at a time, for the planner.
+    """
+    stateless = experiment.embedding.model_copy(update={"optimizer": "sgd"})
+    model = CTRModel(dense_arch, stateless, experiment.training.precision, stored.to(worker.device) if stored is not None else None)
+    return distribute(model, stateless, worker, seed=0, batch_size=batch_size).model
 
 
 def evaluate_run(run_dir: Path, split: str = "test") -> dict[str, Any]:

@@ -1,78 +1,43 @@
-"""Trains one experiment: epochs of steps, evaluations, resume points, and the best weights kept.
+"""Trains one experiment.
 
 A model that a search decides on is trained twice: first the search, in a folder of its own inside the run's, then the model it found.
-
-The valid split alone decides what is best and when to stop; the test split is scored once, at the end, with the best weights.
 """
 
 import errno
-import math
 import shutil
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from rich.console import Console
-from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.nn.utils import clip_grad_norm_
-from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from ctrkit.config import Experiment
-from ctrkit.data.batch import Batch
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.loader import Loader
-from ctrkit.embeddings.compression.codec import stored_bytes
 from ctrkit.errors import CtrkitError
-from ctrkit.models.base import CTRModel, RankingModel
-from ctrkit.models.registry import build_for, build_search_for, stored_form
-from ctrkit.models.search import END, Search
-from ctrkit.training import schedule
+from ctrkit.models.registry import build_search_for
+from ctrkit.models.search import Search
 from ctrkit.training.check import check_training
-from ctrkit.training.checkpoint import Checkpoints
 from ctrkit.training.distributed import (
     Worker,
-    add_up,
-    distribute,
-    gather_full_weights,
-    load_full_weights,
-    local_shards,
-    mean_loss,
     process_group,
 )
-from ctrkit.training.evaluate import predict
-from ctrkit.training.optim import dense_optimizer
-from ctrkit.training.plots import calibration_plot, learning_curve, pair_map
-from ctrkit.training.report import Report, print_plan
+from ctrkit.training.loop import Loop
 from ctrkit.training.run import (
-    RESULT_FILE,
-    WEIGHTS_FILE,
     RunResult,
     check_same_training,
     create_run,
     find_unfinished,
     read_result,
     write_config,
-    write_json,
 )
-from ctrkit.training.search import DECISION_FILE, SEARCH_FOLDER, Found, forget_rewind, read_found, save_found, save_rewind
-from ctrkit.training.tracking import Tracker, read_records
+from ctrkit.training.search import SEARCH_FOLDER, Found, read_found, save_found
 
 OBSERVED_ROWS = 65_536
 """Of a batch that a search is shown before it starts."""
-RECORD_EVERY = 50
-"""Steps between training records in metrics.jsonl."""
-RELOADED_TOLERANCE = 1e-5
-"""On the monitored metric."""
-CHANCE = 0.005
-"""A valid AUC this close to 0.5 has learned nothing."""
 
 
 def train(
@@ -108,7 +73,7 @@ def train(
             return finished
         try:
             found = _search(experiment, dataset, folder / SEARCH_FOLDER, worker, console)
-            return _Trainer(experiment, dataset, folder, worker, console, found=found).run()
+            return Loop(experiment, dataset, folder, worker, console, found=found).run()
         except KeyboardInterrupt:
             console.print(f"Interrupted. Go on with: --resume (run folder {folder})", highlight=False, markup=False)
             raise
@@ -125,17 +90,12 @@ def _search(experiment: Experiment, dataset: Dataset, folder: Path, worker: Work
         search.observe(batch.sparse for batch in Loader(dataset, "train", OBSERVED_ROWS).iter())
         if search.epochs:
             console.print(f"Search: {search.epochs} epochs", highlight=False)
-            _Trainer(experiment, dataset, folder, worker, console, search=search).run_search()
+            Loop(experiment, dataset, folder, worker, console, search=search).run_search()
         elif worker.rank == 0:
-            save_found(folder, search.decide({}, lambda: math.nan), 0.0)
+            save_found(folder, search.decide({}), 0.0)
         dist.barrier()
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return read_found(folder, search)
-
-
-def _build(experiment: Experiment, dataset: Dataset, found: Found | None = None) -> RankingModel:
-    decision = found.decision if found is not None else None
-    return build_for(experiment.embedding, experiment.model.name, dataset.inputs, experiment.model.settings, decision)
 
 
 def _build_search(experiment: Experiment, dataset: Dataset) -> Search | None:
@@ -163,469 +123,3 @@ def _choose_run(experiment: Experiment, dataset: Dataset, run_dir: Path | None, 
     if read_result(folder) is None:
         write_config(folder, experiment)
     return folder
-
-
-@dataclass
-class _Progress:
-    """Where training stands; part of every resume point."""
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    """Global batches done in this epoch."""
-    best_step: int | None = None
-    best_value: float = -math.inf
-    waited: int = 0
-    """Evaluations since the best."""
-    plateaus: int = 0
-    informative_step: int = 0
-    """Last step at which the valid AUC was not that of chance."""
-    rows: int = 0
-    training_seconds: float = 0.0
-    seconds: float = 0.0
-    loss_sum: float = 0.0
-    """Since the last training record."""
-    loss_rows: int = 0
-
-
-class _Trainer:
-    """One run, or the search before it, in one process; the others do the same in step with it.
-
-    Args:
-        search: it, if this is the search.
-        found: what the search found, if this is the training after it.
-    """
-
-    def __init__(
-        self,
-        experiment: Experiment,
-        dataset: Dataset,
-        run_dir: Path,
-        worker: Worker,
-        console: Console,
-        *,
-        search: Search | None = None,
-        found: Found | None = None,
-    ) -> None:
-        self.search, self.found = search, found
-        self.stops_early = search is None or search.stops_early
-        self.experiment, self.dataset, self.run_dir, self.worker, self.console = experiment, dataset, run_dir, worker, console
-        self.settings = settings = experiment.training
-        self.started = time.perf_counter()
-        self.loader = self._loader("train", shuffle=True)
-        self.valid = self._loader("valid")
-        self.epochs = search.epochs if search is not None else settings.epochs
-        limit = sys.maxsize if search is not None else settings.steps or sys.maxsize
-        self.total_steps = min(self.epochs * len(self.loader), limit)
-
-        torch.manual_seed(settings.seed)
-        self.dense_arch = search.model if search is not None else _build(experiment, dataset, found)
-        if settings.compile:
-            self.dense_arch.compile()
-        model = CTRModel(self.dense_arch, experiment.embedding, settings.precision)
-        gate_rate = search.learning_rate if search is not None else None
-        distributed = distribute(model, experiment.embedding, worker, settings.seed, settings.batch_size, gate_learning_rate=gate_rate)
-        self.model, self.table_optimizer, self.plan = distributed.model, distributed.table_optimizer, distributed.plan
-        self.dense_parameters = list(self.dense_arch.parameters())
-        self.optimizer = dense_optimizer(self.dense_arch, settings, search)
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        weights = [settings.task_weights.get(task, 1.0) for task in dataset.inputs.tasks]
-        self.task_weights = torch.tensor(weights, device=worker.device) if weights else None
-        if found is not None and found.start is not None:
-            fresh = self.dense_arch.state_dict()
-            self._load_weights({**found.start, "dense_arch": fresh | found.start["dense_arch"]})
-        torch.manual_seed(settings.seed + worker.rank)
-
-        self.progress = _Progress()
-        self.checkpoints = Checkpoints(run_dir / "checkpoints")
-        self.pending: list[tuple[Tensor, Tensor, int]] = []
-        self.valid_batches: Iterator[Batch] | None = None
-        self.check_every = 1 if worker.device.type == "cpu" and worker.world == 1 else RECORD_EVERY
-        self._restore()
-        self.tracker = Tracker(run_dir, self.progress.step) if worker.rank == 0 else None
-        self.clock = time.perf_counter()
-
-    def run(self) -> RunResult:
-        dense = sum(p.numel() for p in self.dense_parameters)
-        print_plan(self.console, self.plan, dense, self.worker.world)
-        self._describe_found()
-        with Report(self.console, self.epochs, len(self.loader)) as self.report:
-            self._fit()
-        result = self._finish(dense + sum(t.rows * t.dim for t in self.plan))
-        if self.tracker is not None:
-            self.tracker.close()
-        return result
-
-    def run_search(self) -> None:
-        """Trains the search and writes what it found."""
-        search = cast(Search, self.search)
-        with Report(self.console, self.epochs, len(self.loader)) as self.report:
-            self._keep_rewind()
-            self._fit()
-        if self.progress.best_step is not None:
-            self._load_weights(self._best_weights())
-        weights = self._weights()
-        shared = [weights]
-        if self.worker.world > 1:
-            dist.broadcast_object_list(shared)
-        decision = search.decide(shared[0], self._valid_value)
-        if self.tracker is not None:
-            if search.rewind_epoch == END:
-                save_rewind(self.run_dir, weights)
-            save_found(self.run_dir, decision, self.progress.seconds + time.perf_counter() - self.started)
-            self.tracker.close()
-
-    def _valid_value(self) -> float:
-        """The monitored metric of the model as it is."""
-        return _monitored(predict(self.model, self.valid, self.worker.device).metrics(), self.settings.monitor)
-
-    def _describe_found(self) -> None:
-        described = self.dense_arch.describe()
-        if described is not None and self.tracker is not None:
-            write_json(self.run_dir / DECISION_FILE, described)
-            if "pairs" in described:
-                pair_map(described["fields"], described["pairs"], list(described["counts"]), self.run_dir / "decision.png")
-            self.console.print(f"Search: {described['summary']}", highlight=False)
-
-    def _keep_rewind(self) -> None:
-        """Keeps the weights that the training after the search is to start from, at the epoch it names."""
-        search = self.search
-        if search is not None and search.rewind_epoch == self.progress.epoch and self.progress.batch == 0:
-            weights = self._weights()
-            if self.worker.rank == 0:
-                save_rewind(self.run_dir, weights)
-
-    def _loader(self, split: str, shuffle: bool = False) -> Loader:
-        size = self.settings.batch_size
-        return Loader(self.dataset, split, size, self.settings.seed, shuffle, self.worker.rank, self.worker.world)
-
-    def _fit(self) -> None:
-        progress = self.progress
-        while not self._done():
-            for batch in self.loader.iter(progress.epoch, skip=progress.batch):
-                self._step(batch)
-                self._look_around()
-                if self._done():
-                    break
-        if progress.best_step is None and self.stops_early:  # resumed with fewer steps than were done, before the first evaluation
-            self._evaluate(math.nan)
-        if progress.step < self.total_steps:
-            self.report.stopped_early(progress.waited, self.settings.monitor)
-
-    def _done(self) -> bool:
-        stopped = self.stops_early and self.progress.waited >= self.settings.patience
-        return self.progress.step >= self.total_steps or stopped
-
-    def _look_around(self) -> None:
-        """Records, evaluates and saves when it is time to; none of it counts as training time."""
-        step = self.progress.step
-        evaluate = self._evaluation_due()
-        record = evaluate or step % RECORD_EVERY == 0
-        save = evaluate or self.progress.batch == 0 or step % self.settings.checkpoint_every == 0
-        if record or save:
-            self._check_losses()
-            loss = self._record_training() if record else math.nan
-            if evaluate:
-                self._evaluate(loss)
-            if save:
-                self._keep_rewind()
-                self._save()
-            self.clock = time.perf_counter()
-
-    def _evaluation_due(self) -> bool:
-        """After ``evaluate_every`` steps or at an epoch's end, and after the last step."""
-        step = self.progress.step
-        every = self.settings.evaluate_every
-        return step == self.total_steps or (step % every == 0 if every else self.progress.batch == 0)
-
-    def _step(self, batch: Batch) -> None:
-        progress, settings = self.progress, self.settings
-        factor = schedule.factor(settings, progress.step, self.total_steps, progress.plateaus)
-        self.table_optimizer.set_learning_rate(factor)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
-        search, codecs = self.search, self.dense_arch.codecs
-        if search is not None:
-            search.advance(progress.epoch, progress.step, self.total_steps)
-        if codecs is not None:
-            codecs.advance(self._epochs_done(), progress.step)
-        losses = self._differentiate(batch)
-        if search is not None and search.alternates:
-            for parameter in search.deciding:
-                parameter.grad = None
-        norm = clip_grad_norm_(self.dense_parameters, settings.clip_norm or math.inf)
-        self.optimizer.step()
-        self.table_optimizer.step()
-        if codecs is not None:
-            codecs.after_step(local_shards(self.model), add_up)
-        if search is not None and search.alternates:
-            self._decide(search)
-
-        rows = self.loader.batch_rows(progress.batch)
-        self.pending.append((losses.detach().sum(), norm, rows))
-        progress.step += 1
-        progress.rows += rows
-        progress.batch += 1
-        if progress.batch == len(self.loader):
-            progress.epoch, progress.batch = progress.epoch + 1, 0
-        if len(self.pending) >= self.check_every:
-            self._check_losses()
-
-    def _differentiate(self, batch: Batch) -> Tensor:
-        """Each row's loss; its gradient, and that of what is added to it, is in the parameters, or already applied to fused tables."""
-        batch = batch.to(self.worker.device)
-        self.optimizer.zero_grad()
-        self.table_optimizer.zero_grad()
-        losses = binary_cross_entropy_with_logits(self.model(batch), self.dense_arch.targets(batch.labels), reduction="none")
-        if self.task_weights is not None:
-            losses = losses @ self.task_weights
-        loss = mean_loss(losses)
-        if self.search is not None:
-            loss = loss + self.search.penalty(self.table_optimizer.gate_numbers())
-        if self.dense_arch.codecs is not None and (penalty := self.dense_arch.codecs.penalty()) is not None:
-            loss = loss + penalty
-        loss.backward()
-        return losses
-
-    def _decide(self, search: Search) -> None:
-        """A step on validation rows, of what decides alone. A fused table optimizer's sums of squares see it, its rows do not move."""
-        self.valid_batches = self.valid_batches or self._loader("valid", shuffle=True).iter(self.progress.step)
-        batch = next(self.valid_batches, None)
-        if batch is None:
-            self.valid_batches = None
-            return self._decide(search)
-        self.table_optimizer.set_learning_rate(0.0)
-        self._differentiate(batch)
-        deciding = {id(parameter) for parameter in search.deciding}
-        for parameter in self.dense_parameters:
-            if id(parameter) not in deciding:
-                parameter.grad = None
-        self.optimizer.step()
-
-    def _check_losses(self) -> None:
-        """Looks at the losses since the last look, and at the clock: rarely on a GPU, where each look waits for it.
-
-        Raises:
-            CtrkitError: a loss or gradient is not finite.
-        """
-        if not self.pending:
-            return
-        losses = torch.stack([loss for loss, _, _ in self.pending]).double()
-        if self.worker.world > 1:
-            dist.all_reduce(losses)
-        norms = torch.stack([norm for _, norm, _ in self.pending]).cpu()
-        for i, (loss, norm) in enumerate(zip(losses.tolist(), norms.tolist(), strict=True)):
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise self._diverged(self.progress.step - len(self.pending) + i, loss)
-            self.progress.loss_sum += loss
-            self.progress.loss_rows += self.pending[i][2]
-        self.pending.clear()
-        now = time.perf_counter()
-        self.progress.training_seconds += now - self.clock
-        self.clock = now
-        mean = self.progress.loss_sum / self.progress.loss_rows
-        self.report.step(self.progress.step, mean, self._samples_per_s())
-
-    def _diverged(self, step: int, loss: float) -> CtrkitError:
-        """The error of a step, counted from 0, whose loss or gradient is not finite."""
-        epoch, number = divmod(step, len(self.loader))
-        start, stop = self.loader.bounds[number]
-        what = "the gradient" if math.isfinite(loss) else "the loss"
-        problem = (
-            f"{what} is not finite in epoch {epoch + 1}, step {step + 1}: batch {number + 1} of {len(self.loader)}, "
-            f"rows {start + 1:,} to {stop:,} of the epoch's order"
-        )
-        batches = self.loader.iter(epoch, skip=number)
-        largest = next(batches).dense.nan_to_num(0).abs().amax(0)
-        if largest.numel() and largest.max() > 100:
-            field = self.dataset.inputs.numeric_fields[int(largest.argmax())]
-            problem += f"; its numeric column '{field}' reaches {largest.max():.3g} after its transform"
-        latest = self.checkpoints.latest()
-        kept = f"; the last good resume point is step {latest:,}" if latest is not None else ""
-        return CtrkitError(
-            problem + kept,
-            "Lower training.learning_rate and embedding.learning_rate, set training.precision to fp32, "
-            "or check the numeric columns (transform: log1p tames large values), then train with --resume",
-        )
-
-    def _samples_per_s(self) -> float:
-        return self.progress.rows / self.progress.training_seconds
-
-    def _epochs_done(self) -> float:
-        return self.progress.step / len(self.loader)
-
-    def _record_training(self) -> float:
-        """Writes the mean loss since the last record, and returns it."""
-        progress = self.progress
-        loss = progress.loss_sum / progress.loss_rows
-        if self.tracker is not None:
-            rate = self.optimizer.param_groups[0]["lr"]
-            values = {"loss": loss, "samples_per_s": self._samples_per_s(), "learning_rate": rate}
-            self.tracker.record("train", progress.step, self._epochs_done(), values)
-        progress.loss_sum, progress.loss_rows = 0.0, 0
-        return loss
-
-    def _evaluate(self, train_loss: float) -> None:
-        progress = self.progress
-        metrics = predict(self.model, self.valid, self.worker.device).metrics()
-        value = _monitored(metrics, self.settings.monitor)
-        best = value > progress.best_value
-        if best:
-            progress.best_value, progress.waited = value, 0
-            if self.stops_early:
-                progress.best_step = progress.step
-                weights = self._weights()
-                if self.worker.rank == 0:
-                    self.checkpoints.save_best(progress.step, weights)
-        else:
-            progress.waited += 1
-            progress.plateaus += 1
-        if self.tracker is not None:
-            self.tracker.record("valid", progress.step, self._epochs_done(), metrics)
-        self.report.evaluated(round(self._epochs_done(), 2), progress.step, train_loss, metrics, self._samples_per_s(), best)
-        self._warn_of_chance(metrics["auc"])
-
-    def _warn_of_chance(self, auc: float) -> None:
-        progress = self.progress
-        if not abs(auc - 0.5) < CHANCE:
-            progress.informative_step = progress.step
-        elif progress.step - progress.informative_step >= min(len(self.loader), self.total_steps):
-            progress.informative_step = progress.step
-            self.report.warn(
-                f"the valid AUC has been about 0.5 for a whole epoch (now {auc:.4f}): the model has learned nothing. Try higher "
-                "learning rates (training.learning_rate, embedding.learning_rate) or less regularisation (embedding.l2, dropout); "
-                "check the label and that the features' values are not all missing or unknown (profile in dataset.json)"
-            )
-
-    def _weights(self) -> dict[str, Any]:
-        """All weights on process 0; every process calls it."""
-        return {
-            "dense_arch": {name: tensor.cpu() for name, tensor in self.dense_arch.state_dict().items()},
-            "tables": gather_full_weights(self.model),
-            "model": self.experiment.model.name,
-            "settings": self.experiment.model.settings,
-            "embedding": self.experiment.embedding.model_dump(mode="json"),
-            "decision": self.found.decision if self.found is not None else None,
-        }
-
-    def _best_weights(self) -> dict[str, Any]:
-        """Every process calls it."""
-        dist.barrier()
-        return torch.load(self.checkpoints.best_path(cast(int, self.progress.best_step)), map_location="cpu", weights_only=True, mmap=True)
-
-    def _load_weights(self, weights: dict[str, Any]) -> None:
-        self.dense_arch.load_state_dict(weights["dense_arch"])
-        load_full_weights(self.model, weights["tables"])
-
-    def _save(self) -> None:
-        progress = asdict(self.progress)
-        progress["seconds"] += time.perf_counter() - self.started
-        state = {
-            "progress": progress,
-            "optimizer": self.optimizer.state_dict(),
-            "table_optimizer": self.table_optimizer.state_dict(),
-            "random": list(_random_states()),
-        }
-        self.checkpoints.save(self.progress.step, self._weights(), state, self.progress.best_step)
-
-    def _restore(self) -> None:
-        step = self.checkpoints.latest()
-        if step is None:
-            return
-        weights, state = self.checkpoints.load(step)
-        self._load_weights(weights)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.table_optimizer.load_state_dict(state["table_optimizer"])
-        torch.set_rng_state(state["random"][0])
-        if len(state["random"]) > 1:
-            torch.cuda.set_rng_state(state["random"][1])
-        self.progress = _Progress(**state["progress"])
-        self.console.print(f"Resumed after step {step:,} of {self.total_steps:,}", highlight=False)
-
-    def _finish(self, params: int) -> RunResult:
-        """Puts the best weights back, scores valid and test with them, and writes what a run is read for."""
-        progress = self.progress
-        best_step = cast(int, progress.best_step)
-        best = self._best_weights()
-        self._load_weights(best)
-        scored = {"valid": predict(self.model, self.valid, self.worker.device)}
-        self._check_reloaded(scored["valid"].metrics())
-        described, model = self.dense_arch.describe(), self.model
-        embedding_bytes = sum(4 * table.rows * table.dim for table in self.plan)
-        stored = stored_form(self.dense_arch, best["tables"])
-        if stored is not None:  # what is exported is what is measured
-            embedding_bytes = stored_bytes(stored)
-            model = self._frozen(stored)
-            scored["valid"] = predict(model, self.valid, self.worker.device)
-        if self.dataset.rows["test"]:
-            scored["test"] = predict(model, self._loader("test"), self.worker.device)
-        metrics = {split: predictions.metrics() for split, predictions in scored.items()}
-        result = RunResult(
-            run=self.run_dir,
-            model=self.experiment.model.name,
-            seed=self.settings.seed,
-            valid=metrics["valid"],
-            test=metrics.get("test", {}),
-            best_epoch=round(best_step / len(self.loader), 2),
-            epochs=math.ceil(self._epochs_done()),
-            params=params,
-            samples_per_s=self._samples_per_s(),
-            seconds=progress.seconds + time.perf_counter() - self.started + (self.found.seconds if self.found is not None else 0.0),
-            embedding_bytes=embedding_bytes,
-            decision=described,
-        )
-        if self.tracker is not None:
-            if "test" in metrics:
-                self.tracker.record("test", progress.step, self._epochs_done(), metrics["test"])
-            temporary = self.run_dir / f".{WEIGHTS_FILE}.tmp"
-            shutil.copyfile(self.checkpoints.best_path(best_step), temporary)
-            temporary.replace(self.run_dir / WEIGHTS_FILE)
-            tasks = self.dataset.inputs.tasks
-            learning_curve(read_records(self.run_dir), best_step, self.run_dir / "learning_curve.png", tasks)
-            split = "test" if "test" in scored else "valid"
-            calibration_plot(scored[split].labels, scored[split].probabilities, split, self.run_dir / "calibration.png", tasks)
-            write_json(self.run_dir / RESULT_FILE, result.to_json())
-            forget_rewind(self.run_dir / SEARCH_FOLDER)
-        dist.barrier()
-        self.checkpoints.delete()
-        return result
-
-    def _frozen(self, stored: nn.ModuleDict) -> DistributedModelParallel:
-        """The model with its embeddings in the form that is kept."""
-        stateless = self.experiment.embedding.model_copy(update={"optimizer": "sgd"})
-        model = CTRModel(self.dense_arch, stateless, self.settings.precision, stored.to(self.worker.device))
-        return distribute(model, stateless, self.worker, self.settings.seed, self.settings.batch_size).model
-
-    def _check_reloaded(self, valid: dict[str, float]) -> None:
-        """The weights read back from disk must score as the model in training did."""
-        reloaded, trained = _monitored(valid, self.settings.monitor), self.progress.best_value
-        if not abs(reloaded - trained) <= RELOADED_TOLERANCE:
-            raise CtrkitError(
-                f"the saved weights do not predict what the trained model did: valid {self.settings.monitor} {reloaded:.7g}, "
-                f"{trained:.7g} in training",
-                f"Delete '{self.run_dir}' and train again; if it happens again, please report it with the run's config.yaml",
-            )
-
-
-def _monitored(metrics: dict[str, float], monitor: str) -> float:
-    """What is maximised."""
-    match monitor:
-        case "logloss":
-            value = -metrics["logloss"]
-        case "auc-logloss":
-            value = metrics["auc"] - metrics["logloss"]
-        case _:
-            value = metrics[monitor]
-    if np.isnan(value):
-        raise CtrkitError(
-            f"training.monitor '{monitor}' is undefined on the valid split: its labels are all of one class",
-            "Give the valid split more rows, check the label, or set training.monitor to logloss",
-        )
-    return value
-
-
-def _random_states() -> Iterator[Tensor]:
-    """Of dropout, on the CPU and on this process' GPU."""
-    yield torch.get_rng_state()
-    if torch.cuda.is_available():
-        yield torch.cuda.get_rng_state()

@@ -14,7 +14,7 @@ import ctrkit.quiet  # noqa: F401
 from ctrkit.config import Experiment
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.prepare import prepare
-from ctrkit.training import trainer
+from ctrkit.training import loop, trainer
 
 ROWS, HISTORIES, LENGTH, CATEGORIES = 6000, 8000, 6, 20
 KINDS = {"colour": "categorical", "city": "categorical", "tags": "multi_valued", "weight": "numeric", "price": "numeric"}
@@ -32,7 +32,7 @@ def without_pictures_of_training() -> Iterator[None]:
     """They take as long to draw as these runs to train."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("learning_curve", "calibration_plot"):
-            patch.setattr(trainer, name, lambda *_: None)
+            patch.setattr(loop, name, lambda *_: None)
         yield
 
 

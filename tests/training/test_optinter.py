@@ -14,7 +14,7 @@ from ctrkit.bundle import open_bundle
 from ctrkit.config import Experiment
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.prepare import prepare
-from ctrkit.training import trainer
+from ctrkit.training import loop
 from ctrkit.training.run import RunResult
 from ctrkit.training.trainer import train
 from pipelines.export import export_run
@@ -123,7 +123,7 @@ class Killed(BaseException):
 def test_resumed_after_a_kill_it_is_the_same_run(call: int, folder: Path, dataset: Dataset, tmp_path: Path) -> None:
     settings = experiment(folder, tmp_path, search_epochs=2)
     whole, _ = run(settings, dataset, run_dir=tmp_path / "whole")
-    clip, calls = trainer.clip_grad_norm_, iter(range(1, 10_000))
+    clip, calls = loop.clip_grad_norm_, iter(range(1, 10_000))
 
     def killed(*args: Any, **kwargs: Any) -> Any:
         if next(calls) == call:
@@ -131,7 +131,7 @@ def test_resumed_after_a_kill_it_is_the_same_run(call: int, folder: Path, datase
         return clip(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(trainer, "clip_grad_norm_", killed)
+        patch.setattr(loop, "clip_grad_norm_", killed)
         run(settings, dataset, run_dir=tmp_path / "killed")
     resumed, _ = run(settings, dataset, run_dir=tmp_path / "killed", resume=True)
     assert resumed.decision == whole.decision

@@ -21,7 +21,7 @@ from ctrkit.data.dataset import Dataset
 from ctrkit.data.prepare import prepare
 from ctrkit.errors import CtrkitError
 from ctrkit.models.optfs import OptFSSearch
-from ctrkit.training import trainer
+from ctrkit.training import loop
 from ctrkit.training.evaluate import evaluate_run, predict_split
 from ctrkit.training.run import RunResult, load_run
 from ctrkit.training.trainer import train
@@ -190,12 +190,12 @@ def load_run_inputs(run_dir: Path) -> tuple[Any, ...]:
 
 def test_retraining_starts_from_the_rewound_weights_and_the_mask_stays(folder: Path, dataset: Dataset, tmp_path: Path) -> None:
     settings = experiment(folder, tmp_path, optfs("fm"), epochs=1)
-    with killed_at(trainer, "clip_grad_norm_", STEPS + 2):
+    with killed_at(loop, "clip_grad_norm_", STEPS + 2):
         run(settings, dataset, run_dir=tmp_path / "search")
     after_an_epoch = torch.load(tmp_path / "search" / "search" / "checkpoints" / f"step-{STEPS:010d}" / "weights.pt", weights_only=True)
 
     seen: list[dict[str, Any]] = []
-    step = trainer._Trainer._step
+    step = loop.Loop._step
 
     def look(self: Any, batch: Any) -> None:
         if self.search is None:
@@ -203,7 +203,7 @@ def test_retraining_starts_from_the_rewound_weights_and_the_mask_stays(folder: P
         step(self, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer._Trainer, "_step", look)
+        patch.setattr(loop.Loop, "_step", look)
         result, _ = run(settings, dataset, run_dir=tmp_path / "run")
     decision = load_run(result.run)[2]["decision"]
     first, last = seen[0], seen[-1]
@@ -228,11 +228,11 @@ def test_resumed_after_a_kill_in_either_stage_it_is_the_same_run(
     whole, _ = run(settings, dataset, run_dir=tmp_path / "whole")
     search_steps = 2 * STEPS
     places = {
-        "searching": (trainer, "clip_grad_norm_", STEPS + 9),
-        "rewinding": (trainer, "save_rewind", 1),
-        "deciding": (trainer, "save_found", 1),
-        "between": (trainer, "_build", 1),
-        "retraining": (trainer, "clip_grad_norm_", search_steps + 8),
+        "searching": (loop, "clip_grad_norm_", STEPS + 9),
+        "rewinding": (loop, "save_rewind", 1),
+        "deciding": (loop, "save_found", 1),
+        "between": (loop, "_build", 1),
+        "retraining": (loop, "clip_grad_norm_", search_steps + 8),
     }
     for number, place in enumerate(list(places.values())[: 1 if embedding else None]):
         with killed_at(*place):

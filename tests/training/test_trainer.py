@@ -18,7 +18,7 @@ from rich.console import Console
 from ctrkit.config import Experiment
 from ctrkit.data.dataset import Dataset
 from ctrkit.errors import CtrkitError
-from ctrkit.training import trainer
+from ctrkit.training import loop
 from ctrkit.training.evaluate import evaluate_run, predict_split
 from ctrkit.training.run import RunResult, load_run, read_result
 from ctrkit.training.trainer import train
@@ -34,9 +34,9 @@ class Killed(BaseException):
 
 @contextmanager
 def killed_at(name: str, call: int) -> Iterator[None]:
-    """The process "dies" at this call, counted from 1, of a function the trainer or a module it uses calls."""
+    """The process "dies" at this call, counted from 1, of a function the training loop or torch calls."""
     module, _, attribute = name.rpartition(".")
-    owner = {"trainer": trainer, "torch": torch}[module]
+    owner = {"loop": loop, "torch": torch}[module]
     original, calls = getattr(owner, attribute), iter(range(1, 10_000))
 
     def counted(*args, **kwargs):
@@ -145,7 +145,7 @@ def test_resumed_after_a_kill_at_any_step_it_is_the_same_run(
     experiment: Make, dataset: Dataset, uninterrupted: RunResult, step: int
 ) -> None:
     settings = experiment(checkpoint_every=4)
-    with killed_at("trainer.clip_grad_norm_", step):
+    with killed_at("loop.clip_grad_norm_", step):
         run(settings, dataset)
     result, shown = run(settings, dataset, resume=True)
     assert result.run.name == "tiny-dnn-1"
@@ -169,7 +169,7 @@ def test_resumed_after_a_kill_at_the_end_it_is_the_same_run(
     experiment: Make, dataset: Dataset, uninterrupted: RunResult, name: str
 ) -> None:
     settings = experiment()
-    with killed_at(f"trainer.{name}", 4 if name == "predict" else 1):
+    with killed_at(f"loop.{name}", 4 if name == "predict" else 1):
         run(settings, dataset)
     assert_same(run(settings, dataset, resume=True)[0], uninterrupted)
 
@@ -186,13 +186,13 @@ def test_every_optimizer_resumes_bit_for_bit(experiment: Make, dataset: Dataset,
     settings = experiment(embedding=embedding, evaluate_every=10, checkpoint_every=8, **training)
     whole, _ = run(settings, dataset, run_dir=tmp_path / "whole")
     assert [r["step"] for r in records(whole, "valid")] == [10, 20, 30, 40, 45]
-    with killed_at("trainer.clip_grad_norm_", 30):
+    with killed_at("loop.clip_grad_norm_", 30):
         run(settings, dataset, run_dir=tmp_path / "killed")
     assert_same(run(settings, dataset, run_dir=tmp_path / "killed", resume=True)[0], whole)
 
 
 def test_resumed_with_fewer_steps_than_were_done_it_stops(experiment: Make, dataset: Dataset) -> None:
-    with killed_at("trainer.clip_grad_norm_", 10):
+    with killed_at("loop.clip_grad_norm_", 10):
         run(experiment(checkpoint_every=4), dataset)
     result, shown = run(experiment(steps=6), dataset, resume=True)
     assert "Stopped" not in shown, "it has all its steps"
@@ -210,7 +210,7 @@ def test_a_finished_run_is_left_as_it_is(experiment: Make, dataset: Dataset, uni
 def test_what_cannot_be_resumed_says_why(experiment: Make, dataset: Dataset) -> None:
     with pytest.raises(CtrkitError, match="no unfinished run of 'tiny-dnn'"):
         run(experiment(), dataset, resume=True)
-    with killed_at("trainer.clip_grad_norm_", 20):
+    with killed_at("loop.clip_grad_norm_", 20):
         run(experiment(), dataset)
     with pytest.raises(CtrkitError, match=r"training.batch_size: 128 before, 64 now"):
         run(experiment(batch_size=64), dataset, resume=True)
@@ -249,9 +249,9 @@ def test_divergence_names_the_batch_and_leaves_a_good_resume_point(
     experiment: Make, dataset: Dataset, uninterrupted: RunResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = experiment(checkpoint_every=4)
-    factor = trainer.schedule.factor
+    factor = loop.schedule.factor
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.schedule, "factor", lambda s, step, *rest: 1e38 if step == 21 else factor(s, step, *rest))
+        patch.setattr(loop.schedule, "factor", lambda s, step, *rest: 1e38 if step == 21 else factor(s, step, *rest))
         message = r"not finite in epoch 2, step 23: batch 8 of 15, rows 897 to 1,024 .* last good resume point is step 20"
         with pytest.raises(CtrkitError, match=message) as raised:
             run(settings, dataset)
@@ -344,7 +344,7 @@ def test_runs_that_cannot_be_evaluated_say_why(experiment: Make, dataset: Datase
         evaluate_run(tmp_path, "test")
     with pytest.raises(CtrkitError, match="no rows in a split 'tset'"):
         evaluate_run(uninterrupted.run, "tset")
-    with killed_at("trainer.clip_grad_norm_", 20):
+    with killed_at("loop.clip_grad_norm_", 20):
         run(experiment(), dataset)
     with pytest.raises(CtrkitError, match="did not finish"):
         evaluate_run(Path(experiment().output) / "runs" / "tiny-dnn-1", "test")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ctrkit.config import load_config
 from ctrkit.data.dataset import Dataset
-from ctrkit.training import trainer
+from ctrkit.training import loop, trainer
 
 config, dataset, *kill = sys.argv[1:]
-original, calls = trainer.clip_grad_norm_, 0
+original, calls = loop.clip_grad_norm_, 0
 
 
 def clip_and_count(*args, **kwargs):
@@ -21,6 +21,6 @@ def clip_and_count(*args, **kwargs):
     return original(*args, **kwargs)
 
 
-trainer.clip_grad_norm_ = clip_and_count
+loop.clip_grad_norm_ = clip_and_count
 experiment = load_config(Path(config))
 trainer.train(experiment, Dataset.open(dataset), resume=(Path(experiment.output) / "runs").exists())

@@ -24,6 +24,7 @@ from ctrkit.embeddings.compression.codes import WIDTHS, StoredCodes, code_bytes,
 from ctrkit.embeddings.compression.method import FLOAT_BYTES, Method, MethodSettings
 from ctrkit.embeddings.compression.registry import register
 from ctrkit.embeddings.compression.space import IdSpace
+from ctrkit.embeddings.tables import all_rows
 
 _SPREAD = 0.01
 _SAME = 2.0**-20
@@ -50,7 +51,7 @@ class AlptCodec(Codec):
         numbers, errors, logarithm = self.columns(vectors[0])
         step = self.steps(logarithm)
         rounded = self.codes(numbers.detach(), step.detach()) * step.detach()
-        batch = len(ids) / len(self.space.rows)
+        batch = (all_rows(len(ids), ids.device) if self.training else len(ids)) / len(self.space.rows)
         scale = (batch * self.dim * self.largest) ** -0.5
         through = (numbers - numbers.detach()) + scale * errors.detach() * (step - step.detach())
         return rounded + through

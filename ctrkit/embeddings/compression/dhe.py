@@ -24,6 +24,7 @@ from ctrkit.embeddings.compression.method import FLOAT_BYTES, Method, MethodSett
 from ctrkit.embeddings.compression.registry import register
 from ctrkit.embeddings.compression.space import IdSpace
 from ctrkit.embeddings.unified import PRIME
+from ctrkit.layers.normalisation import BatchNorm
 
 Encoding = Literal["uniform", "gaussian"]
 
@@ -66,7 +67,7 @@ class DHECodec(Codec):
         self.register_buffer("offsets", torch.randint(0, PRIME, (hashes,), generator=draw).to(torch.int32))
         widths = [hashes] + [width] * layers
         self.linears = nn.ModuleList(nn.Linear(i, o, bias=False) for i, o in pairwise(widths))
-        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in range(layers))
+        self.norms = nn.ModuleList(BatchNorm(width) for _ in range(layers))
         self.last = nn.Linear(width, dim)
         nn.init.normal_(self.last.weight, std=_INIT_STD / math.sqrt(width))
         nn.init.zeros_(self.last.bias)
@@ -108,10 +109,10 @@ class StoredDHE(nn.Module):
 
 def _folded(linear: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Weight and bias of a linear layer and the BatchNorm behind it, as evaluation has it."""
-    assert isinstance(linear, nn.Linear) and isinstance(norm, nn.BatchNorm1d)
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    return linear.weight * scale.unsqueeze(1), norm.bias - norm.running_mean * scale
+    assert isinstance(linear, nn.Linear) and isinstance(norm, BatchNorm)
+    assert norm.scale is not None and norm.shift is not None
+    scale = norm.scale / torch.sqrt(norm.variance + norm.eps)
+    return linear.weight * scale.unsqueeze(1), norm.shift - norm.mean * scale
 
 
 @register(

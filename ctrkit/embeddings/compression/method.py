@@ -1,7 +1,7 @@
 """What a compression method is: settings, sizes solved from the budget, a search if it has one, and the codec it trains."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -37,7 +37,6 @@ class Method(ABC):
         name: as it is registered.
         search_epochs: of the search, at most; 0 without one.
         search_stops_early: whether it stops as a training does, and decides from its best weights.
-        alternates: whether what decides is trained on validation rows and the rest on training rows, in turn.
         deciding_learning_rate: of what decides.
         starts_from: the weights that the training starts from: those of the search after so many epochs, those at its ``end``, or None:
             it starts anew.
@@ -47,7 +46,6 @@ class Method(ABC):
     name: ClassVar[str]
     search_epochs: int = 0
     search_stops_early: bool = False
-    alternates: bool = False
     deciding_learning_rate: float = 1e-3
     starts_from: int | str | None = None
 
@@ -80,14 +78,13 @@ class Method(ABC):
         """
         return None
 
-    def decide(self, supernet: Codec, parts: Mapping[str, Tensor], counts: Tensor, evaluate: Callable[[], float]) -> dict[str, Tensor]:
+    def decide(self, supernet: Codec, parts: Mapping[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
         """What the search found out.
 
         Args:
             supernet: with its weights after the search.
             parts: its full tables.
             counts: as of ``supernet``.
-            evaluate: the monitored metric on the validation rows, higher is better, of the model with the supernet as it is now.
         """
         return {}
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 from ctrkit.embeddings.compression.codec import Codec, Part
 from ctrkit.embeddings.compression.method import FLOAT_BYTES, Method, MethodSettings
 from ctrkit.embeddings.compression.registry import register
-from ctrkit.embeddings.compression.space import IdSpace
+from ctrkit.embeddings.compression.space import IdSpace, table_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Layout:
 
     def table_of(self, ids: Tensor) -> Tensor:
         """The field of each id, by number. int64 ``[n]`` -> int64 ``[n]``."""
-        return (ids.unsqueeze(1) >= torch.tensor(self.starts[1:], dtype=torch.int64, device=ids.device)).sum(1)
+        return table_of(ids, torch.tensor(self.starts, device=ids.device))
 
     def rows(self, ids: Tensor, elsewhere: Sequence[int]) -> list[Tensor]:
         """The row in each piece of each id; of those in other pieces ``elsewhere``. int64 ``[n]`` -> a ``[n]`` for each piece."""

@@ -23,7 +23,7 @@ from ctrkit.embeddings.compression.codes import WIDTHS, StoredCodes, code_bytes,
 from ctrkit.embeddings.compression.full import FullTable
 from ctrkit.embeddings.compression.method import FLOAT_BYTES, Method, MethodSettings
 from ctrkit.embeddings.compression.registry import register
-from ctrkit.embeddings.compression.space import IdSpace
+from ctrkit.embeddings.compression.space import IdSpace, table_of
 
 _TABLE_BYTES = 2 * FLOAT_BYTES
 """Of a table: its scale and, int32, where its ids start."""
@@ -101,8 +101,7 @@ class StoredQuantised(nn.Module):
         self.register_buffer("starts", starts.to(torch.int32))
 
     def forward(self, ids: Tensor) -> Tensor:
-        table = (ids.unsqueeze(1) >= self.starts.to(torch.int64)).sum(dim=1) - 1
-        return self.codes(ids) * self.scales[table].unsqueeze(1)
+        return self.codes(ids) * self.scales[table_of(ids, self.starts.to(torch.int64))].unsqueeze(1)
 
 
 class QuantisedSettings(MethodSettings):

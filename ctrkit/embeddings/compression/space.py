@@ -10,6 +10,11 @@ from torchrec import KeyedJaggedTensor
 from ctrkit.schema import Inputs
 
 
+def table_of(ids: Tensor, starts: Tensor) -> Tensor:
+    """Which range, by number, each id is in, of those that start at ``starts``, rising from 0. int64 ``[n]`` -> int64 ``[n]``."""
+    return (ids.unsqueeze(1) >= starts[1:]).sum(dim=1)
+
+
 class IdSpace(nn.Module):
     """The ids of all tables, one table after the other: a field's id x is ``start of its table + x``; a sequence has its target's.
 
@@ -45,7 +50,7 @@ class IdSpace(nn.Module):
 
     def table_of(self, ids: Tensor) -> Tensor:
         """Which table, by number, each id is of. Exports to ONNX. int64 ``[n]`` -> int64 ``[n]``."""
-        return (ids.unsqueeze(1) >= self.starts[1:]).sum(dim=1)
+        return table_of(ids, self.starts)
 
     def count(self, batches: Iterable[KeyedJaggedTensor]) -> Tensor:
         """How often each id is in the batches. int64 ``[total]``."""
