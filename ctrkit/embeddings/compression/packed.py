@@ -1,4 +1,4 @@
-"""Codes of any number of bits, those of a row packed bit by bit into whole bytes."""
+"""Codes of 1 to 8 bits, those of a row packed bit by bit into whole bytes."""
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ class PackedCodes(nn.Module):
 
     Args:
         codes: int64, ``0 .. 2**bits - 1``.
+        bits: at most 8.
     """
 
     octets: Tensor
@@ -27,5 +28,8 @@ class PackedCodes(nn.Module):
         self.register_buffer("octets", (octets * 2 ** torch.arange(8)).sum(2).to(torch.uint8))
 
     def forward(self, places: Tensor) -> Tensor:
-        on = (self.octets[places].to(torch.int64).unsqueeze(2) // 2 ** torch.arange(8) % 2).flatten(1)
-        return (on[:, : self.codes * self.bits].unflatten(1, (self.codes, self.bits)) * 2 ** torch.arange(self.bits)).sum(2)
+        octets = self.octets.index_select(0, places).to(torch.int64)
+        start = torch.arange(self.codes) * self.bits
+        low = start // 8
+        high = (low + 1).clamp(max=octets.shape[1] - 1)
+        return (octets[:, low] + 256 * octets[:, high]) // 2 ** (start % 8) % 2**self.bits
