@@ -3,8 +3,9 @@ DeepRec, https://github.com/DeepRec-AI/DeepRec; AdaptEmb in Zhang et al., VLDB 2
 
     v(x) = E[place of x among the frequent ids]    or, if it is not there, E[frequent + h(x)]
 
-The benchmark makes a tenth of the ids frequent, for which budgets below a tenth have no room: here they have a share of the budget. They
-are listed, rising, as int32, where the benchmark keeps a number for every id. With room for the full table every id has a row of its own.
+The benchmark makes a tenth of the ids frequent, for which budgets below a tenth have no room: here they have a share of the budget, by default
+the one that its tenth has of a budget of a half. They are listed, rising, as int32, where the benchmark keeps a number for every id. With room
+for the full table every id has a row of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,7 +67,7 @@ class StoredAdaptive(nn.Module):
 
 
 class AdaptiveSettings(MethodSettings):
-    frequent: float = Field(default=0.5, gt=0, lt=1, description="of the budget, for ids with rows of their own and their list")
+    frequent: float = Field(default=0.2, gt=0, lt=1, description="of the budget, for ids with rows of their own and their list")
 
 
 @register(
