@@ -15,7 +15,6 @@ from ctrkit.embeddings.compression.method import FLOAT_BYTES, Method
 from ctrkit.embeddings.compression.space import IdSpace
 
 _START_STD = 0.01
-_COMMITMENT = 0.0
 _CHUNK = 1 << 16
 
 
@@ -54,7 +53,6 @@ class ProductCodec(Codec):
         super().__init__(space, dim)
         self.parts = (Part("queries", space.total, dim, init_std=_START_STD),)
         self.codebook = Codebook(dim, subspaces, allowed)
-        self.gap: Tensor | None = None
 
     def tiers(self, ids: Tensor) -> Tensor:
         """int64 ``[n]`` -> int64 ``[n]``."""
@@ -66,14 +64,9 @@ class ProductCodec(Codec):
     def combine(self, ids: Tensor, vectors: Sequence[Tensor]) -> Tensor:
         queries, tiers = vectors[0].detach(), self.tiers(ids)
         codes = self.codebook.codes(queries, tiers)
-        chosen = self.codebook.vectors(codes)
         if self.training:
             self.codebook.observe(queries, tiers, codes)
-            self.gap = (vectors[0] - chosen).square().sum(1).mean()
-        return chosen + (vectors[0] - queries)
-
-    def penalty(self) -> Tensor | None:
-        return _COMMITMENT * self.gap if self.gap is not None else None
+        return self.codebook.vectors(codes) + (vectors[0] - queries)
 
     def after_step(self, shards: Mapping[str, Sequence[Shard]], add_up: Callable[[Tensor], Tensor]) -> None:
         self.codebook.learn(add_up)

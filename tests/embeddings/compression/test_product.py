@@ -31,10 +31,7 @@ def trained(name: str, budget: float, dim: int, wanted: torch.Tensor, steps: int
     optimizer = torch.optim.Adam([queries], lr=0.01)
     for _ in range(steps):
         optimizer.zero_grad()
-        loss = (looked_up(codec.train(), tables, EVERYTHING) - wanted).square().sum(1).mean()
-        penalty = codec.penalty()
-        assert penalty is not None
-        (loss + penalty).backward()
+        (looked_up(codec.train(), tables, EVERYTHING) - wanted).square().sum(1).mean().backward()
         optimizer.step()
         codec.after_step({}, lambda tensor: tensor)
     return codec.eval().stored({"queries": queries.detach()})(EVERYTHING)
@@ -108,18 +105,6 @@ def test_a_vector_s_gradient_is_its_query_s(name: str) -> None:
     (looked_up(codec.train(), tables, EVERYTHING) * weights).sum().backward()
     assert queries.grad is not None
     assert torch.equal(queries.grad, weights)
-
-
-def test_the_penalty_draws_queries_to_their_codewords() -> None:
-    codec = DPQCodec(space_of({"a": 2}), 2, 1, 1).train()
-    codec.codebook.words.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
-    queries = torch.tensor([[0.4, 0.0], [1.0, 2.0]], requires_grad=True)
-    codec.combine(torch.arange(2), [queries])
-    penalty = codec.penalty()
-    assert penalty is not None
-    assert penalty.item() == pytest.approx(0.25 * (0.16 + 1.0) / 2)
-    penalty.backward()
-    torch.testing.assert_close(queries.grad, 0.25 * torch.tensor([[0.4, 0.0], [0.0, 1.0]]))
 
 
 @pytest.mark.parametrize(("name", "budget", "dim", "within"), [("dpq", 0.5, 8, 0.01), ("dpq", 0.2, 16, 0.05), ("mgqe", 0.5, 8, 0.02)])
