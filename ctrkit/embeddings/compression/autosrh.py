@@ -6,8 +6,9 @@ weighs each dimension of ids that are about as frequent::
 After a warm-up V and a are trained in turn: a on validation rows, with an L1 penalty, and all else on training rows. Then the numbers with
 the largest |a V| stay, as many as the budget has room for, and are trained on from where they are.
 
-Groups are as large as each other, but ids that are equally frequent are in the same. The paper takes steps of a by plain SGD, on gradients
-divided by the mean size in their group; here they are Adam's, which divides each by its own size.
+Groups are as large as each other, but ids that are equally frequent are in the same. The authors take steps of a by plain SGD, on gradients
+divided by the mean size in their group; here they are Adam's, which divides each by its own size. Their code holds the network still once
+the warm-up is over; here it is trained on with V, whose selection is then that of the network which the training goes on from.
 """
 
 from collections.abc import Callable, Mapping, Sequence
