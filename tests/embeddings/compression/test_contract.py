@@ -93,7 +93,7 @@ def test_the_stored_form_is_the_same_in_onnx(name: str, tmp_path: Path) -> None:
     graph = onnx.load(tmp_path / "m.onnx").graph
     numbers = [*graph.initializer, *(a.t for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.TENSOR)]
     kept = sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in numbers)
-    assert kept < stored_bytes(stored) + 1_000, "nothing is expanded: the rest are constants of the nodes"
+    assert kept < stored_bytes(stored) + 5_000, "the table, 19,200 bytes, is not expanded: the rest are constants of the nodes"
 
 
 @pytest.mark.parametrize("name", NAMES)
