@@ -192,6 +192,8 @@ class Loop:
 
     def _fit(self) -> None:
         progress = self.progress
+        if self.found is not None and self.found.trained and not progress.step:
+            self._evaluate(math.nan)
         while not self._done():
             for batch in self.loader.iter(progress.epoch, skip=progress.batch):
                 self._step(batch)
@@ -323,7 +325,7 @@ class Loop:
         self.report.step(self.progress.step, mean, self._samples_per_s())
 
     def _samples_per_s(self) -> float:
-        return self.progress.rows / self.progress.training_seconds
+        return self.progress.rows / self.progress.training_seconds if self.progress.rows else 0.0
 
     def _epochs_done(self) -> float:
         return self.progress.step / len(self.loader)
