@@ -4,7 +4,7 @@ being zero.
 What is stored::
 
     numbers   of the rows that are kept, row by row: 4 bytes each
-    fields    where each field's ids start, its width, and where its numbers are: 24 bytes a field
+    fields    where each field's ids start, its width, and where its numbers are: 20 bytes a field
     index     which rows are kept, the smaller of: their ids, rising, 4 bytes each; or a bit for each row of the table and, every 32 rows,
               how many are kept before: 8 bytes for every 32 rows. None if all are.
 
@@ -18,11 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ctrkit.embeddings.compression.space import table_of
-from ctrkit.embeddings.compression.stored import StoredRows, find_sorted
+from ctrkit.embeddings.compression.stored import ByTable, StoredRows, find_sorted
 
 _INT, _FLOAT = 4, 4
-_FIELD = 3 * 8
+_FIELD = _INT + 2 * 8
 _BLOCK = 32
 """Rows from count to count."""
 
@@ -58,33 +57,31 @@ def store_kept(table: Tensor, rows: Sequence[int], kept: Tensor, widths: Tensor)
     return StoredKept(table, rows, kept, widths)
 
 
-class StoredKept(nn.Module):
+class StoredKept(ByTable):
     """As of ``store_kept``."""
 
     numbers: Tensor
-    fields: Tensor
+    widths: Tensor
+    shifts: Tensor
 
     def __init__(self, table: Tensor, rows: Sequence[int], kept: Tensor, widths: Tensor) -> None:
-        super().__init__()
+        super().__init__(torch.tensor(list(accumulate(rows, initial=0))[:-1]))
         total, self.dim = table.shape
         inside = (torch.arange(self.dim) < widths.repeat_interleave(torch.tensor(rows)).unsqueeze(1)) & kept.unsqueeze(1)
         left = torch.stack([part.sum() for part in kept.split(list(rows))])
         first_number, first_row = (_before(counts) for counts in (left * widths, left))
-        starts = torch.tensor(list(accumulate(rows, initial=0))[:-1])
         self.register_buffer("numbers", table.detach().cpu()[inside])
-        self.register_buffer("fields", torch.stack([starts, widths, first_number - first_row * widths]))
+        self.register_buffer("widths", widths.clone())
+        self.register_buffer("shifts", first_number - first_row * widths)
         listed = int(left.sum()) * _INT < _marks_bytes(total)
         self.index = _All() if kept.all() else _Listed(kept) if listed else _Marked(kept)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        starts, widths, shifts = self.fields
-        field = table_of(ids, starts)
+    def vectors(self, ids: Tensor, tables: Tensor) -> Tensor:
+        width, shift = self.widths[tables], self.shifts[tables]
         row, there = self.index(ids)
         columns = torch.arange(self.dim, device=ids.device)
-        width = widths[field]
-        number = (shifts[field] + row * width).unsqueeze(1) + columns
-        inside = (columns < width.unsqueeze(1)) & there.unsqueeze(1)
-        return torch.where(inside, self.numbers[number.clamp(0, len(self.numbers) - 1)], 0.0)
+        number = ((shift + row * width).unsqueeze(-1) + columns).clamp(0, len(self.numbers) - 1)
+        return torch.where((columns < width.unsqueeze(-1)) & there.unsqueeze(-1), self.numbers[number], 0.0)
 
 
 class _All(nn.Module):
@@ -93,7 +90,7 @@ class _All(nn.Module):
 
 
 class _Listed(nn.Module):
-    """Ids -> which of the kept rows each one's is, and whether it is kept. int64 ``[n]`` -> int64 ``[n]``, bool ``[n]``."""
+    """Ids -> which of the kept rows each one's is, and whether it is kept. int64 ``[..]`` -> int64 ``[..]``, bool ``[..]``."""
 
     ids: Tensor
 
@@ -113,21 +110,19 @@ class _Marked(nn.Module):
 
     def __init__(self, kept: Tensor) -> None:
         super().__init__()
-        blocks = functional.pad(kept.to(torch.int64), (0, -len(kept) % _BLOCK)).view(-1, _BLOCK // 8, 8)
-        self.register_buffer("marks", (blocks * 2 ** torch.arange(8)).sum(2).to(torch.uint8))
-        self.register_buffer("before", _before(blocks.sum((1, 2))).to(torch.int32))
+        blocks = functional.pad(kept.to(torch.int64), (0, -len(kept) % _BLOCK)).view(-1, _BLOCK)
+        self.register_buffer("marks", (blocks * 2 ** torch.arange(_BLOCK)).sum(1).to(torch.int32))  # the last one is the sign
+        self.register_buffer("before", _before(blocks.sum(1)).to(torch.int32))
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        block, place = ids // _BLOCK, ids % _BLOCK
-        marks = self.marks[block].to(torch.int64).unsqueeze(2)
-        on = (marks // 2 ** torch.arange(8, device=ids.device) % 2).flatten(1)
-        earlier = torch.arange(_BLOCK, device=ids.device) < place.unsqueeze(1)
-        row = self.before[block].to(torch.int64) + (on * earlier).sum(1)
-        return row, on.gather(1, place.unsqueeze(1)).squeeze(1) == 1
+        block, bit = ids // _BLOCK, 2 ** (ids % _BLOCK)
+        marks = self.marks[block].to(torch.int64)
+        earlier = (marks & (bit - 1)).unsqueeze(-1) & 2 ** torch.arange(_BLOCK, device=ids.device)
+        return self.before[block] + (earlier > 0).sum(-1), (marks & bit) > 0
 
 
 def _marks_bytes(total: int) -> int:
-    return -(-total // _BLOCK) * (_BLOCK // 8 + _INT)
+    return -(-total // _BLOCK) * 2 * _INT
 
 
 def _before(counts: Tensor) -> Tensor:

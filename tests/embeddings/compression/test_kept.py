@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ctrkit.embeddings.compression.codec import stored_bytes
 from ctrkit.embeddings.compression.kept import kept_bytes, store_kept
+from ctrkit.embeddings.compression.stored import ByTable
 from tests.embeddings.compression.exported import in_onnx
 
 ROWS = (70, 5, 1)
@@ -24,7 +25,7 @@ def test_by_hand() -> None:
     stored = store_kept(torch.arange(1.0, 16).view(5, 3), [3, 2], kept, torch.tensor([1, 2]))
     expected = torch.tensor([[0, 0, 0], [4, 0, 0], [7, 0, 0], [10, 11, 0], [0, 0, 0]], dtype=torch.float)
     assert torch.equal(stored(torch.arange(5)), expected)
-    assert stored_bytes(stored) == 4 * 4 + 2 * 24 + 8, "four numbers, two fields, a block of marks and its count"
+    assert stored_bytes(stored) == 4 * 4 + 2 * 20 + 8, "four numbers, two fields, a block of marks and its count"
 
 
 @given(
@@ -45,6 +46,9 @@ def test_every_layout_gives_the_masked_table_and_takes_what_is_said(
     assert torch.equal(stored(torch.arange(sum(ROWS))), table_of(dim) * mask)
     said = kept_bytes(ROWS, dim, chosen.sum().view(1), mask.sum().view(1))
     assert stored_bytes(stored) == said.item()
+    if isinstance(stored, ByTable):
+        ids = torch.tensor([[69, 70, 75], [0, 74, 75]])
+        assert torch.equal(stored(ids, torch.tensor([0, 1, 2])), stored(ids)), "told their tables or not"
 
 
 @pytest.mark.parametrize(("kept", "layout"), [(2, "ids"), (40, "marks"), (76, None)])

@@ -121,9 +121,9 @@ def test_the_whole_budget_keeps_the_whole_table() -> None:
     assert stored_bytes(codec.stored(tables)) == method.full_bytes
 
 
-def test_the_training_starts_from_the_first_weights() -> None:
+def test_the_training_goes_on_from_the_supernets_weights() -> None:
     method = method_of("optembed", 0.3)
-    assert method.starts_from == 0 and method.search_stops_early
+    assert method.starts_from == "end" and method.search_stops_early
     codec, tables = made(method)
     vectors = looked_up(codec, tables, torch.arange(600))
     kept = vectors != 0
