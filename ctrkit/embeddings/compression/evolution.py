@@ -1,5 +1,5 @@
-"""Evolutionary search (Guo et al., Single Path One-Shot Neural Architecture Search with Uniform Sampling, ECCV 2020): the children of the best
-candidates so far are half mutations, of which each number is drawn anew with some chance, and half crossovers of two, cut at one place."""
+"""Evolutionary search (Guo et al., Single Path One-Shot Neural Architecture Search with Uniform Sampling, ECCV 2020): the children of the
+best candidates so far are half mutations, of which each number is drawn anew with some chance, and half crossovers of two, cut at one place."""
 
 from collections.abc import Callable, Sequence
 from random import Random

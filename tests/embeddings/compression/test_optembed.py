@@ -1,4 +1,4 @@
-"""OptEmbed: the step's derivative and the supernet by hand, candidates that fill the budget, and what the search for widths makes of them."""
+"""OptEmbed: the step's derivative and the supernet by hand, candidates that fill the budget, what the search makes of them."""
 
 from collections.abc import Callable
 
