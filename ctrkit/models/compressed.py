@@ -1,6 +1,6 @@
 """Any model with compressed embeddings: its codecs, and the search for their form that some methods need."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -69,11 +69,11 @@ class CompressionSearch(Search):
     def advance(self, epoch: int, step: int, steps: int) -> None:
         """The codecs are told by the trainer."""
 
-    def decide(self, weights: Mapping[str, Any]) -> Decision:
+    def decide(self, weights: Mapping[str, Any], evaluate: Callable[[int], float]) -> Decision:
         decision = {COUNTS: self.counts}
         for name, method in self.methods.items():
             if self._searched(name):
-                found = method.decide(self._codec(name), _of_group(name, weights["tables"]), self.counts)
+                found = method.decide(self._codec(name), _of_group(name, weights["tables"]), self.counts, evaluate)
                 decision |= {f"{name}/{key}": value for key, value in found.items()}
         return decision
 

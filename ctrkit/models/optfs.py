@@ -14,7 +14,7 @@ The schedule is the authors' code's, where the last epoch has the full temperatu
 A pruned value leaves its bag: the mean of a multi-valued field is over the values that stay.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -139,7 +139,7 @@ class OptFSSearch(Search):
         terms = [torch.sigmoid(self.gated.gate.temperature * c).sum() for c in [*gates, *self.deciding]]
         return self.l1 * torch.stack(terms).sum()
 
-    def decide(self, weights: Mapping[str, Any]) -> Decision:
+    def decide(self, weights: Mapping[str, Any], evaluate: Callable[[int], float]) -> Decision:
         inputs = self.model.inputs
         decision = {f.name: weights["tables"][f"{GATE}/{f.name}"][:, 0] > 0 for f in inputs.id_fields}
         for mask in decision.values():

@@ -19,7 +19,7 @@ here ``tail_buckets`` rows by hash. The noise of a step is the same for all its 
 Only a pair of single-valued fields that have ids can be memorised; one with a bag, a sequence or a number is naive or factorised.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -208,7 +208,7 @@ class OptInterSearch(Search):
         draw = torch.Generator().manual_seed(self.seed + step)
         m.noise.copy_(-torch.empty(m.noise.shape).exponential_(generator=draw).log())
 
-    def decide(self, weights: Mapping[str, Any]) -> Decision:
+    def decide(self, weights: Mapping[str, Any], evaluate: Callable[[int], float]) -> Decision:
         m = self.mixture
         if self.settings.method == "search":
             ways = weights["dense_arch"]["choice"].masked_fill(~m.may_be, -torch.inf).argmax(1)

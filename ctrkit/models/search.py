@@ -1,7 +1,7 @@
 """A training that decides on the form of the model to be trained after it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -63,8 +63,13 @@ class Search(ABC):
         return torch.zeros(())
 
     @abstractmethod
-    def decide(self, weights: Mapping[str, Any]) -> Decision:
-        """The decision after the search, from its weights as ``ctrkit.training.run.load_run`` has them."""
+    def decide(self, weights: Mapping[str, Any], evaluate: Callable[[int], float]) -> Decision:
+        """The decision after the search.
+
+        Args:
+            weights: of the search, as ``ctrkit.training.run.load_run`` has them.
+            evaluate: the monitored metric, higher is better, on about so many validation rows, of ``model`` as it is now, in evaluation.
+        """
 
     def rewound(self, weights: Mapping[str, Any], decision: Decision) -> dict[str, Any]:
         """The other model's ``dense_arch`` and ``tables`` to start from, out of the search's weights at ``rewind_epoch``: all of them.

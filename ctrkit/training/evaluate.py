@@ -1,6 +1,6 @@
 """Predictions of a model on a whole split, and their metrics."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from ctrkit.config import Experiment
+from ctrkit.data.batch import Batch
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.loader import Loader
 from ctrkit.errors import CtrkitError
@@ -62,39 +63,21 @@ def predict(model: DistributedModelParallel, loader: Loader, device: torch.devic
     Raises:
         CtrkitError: a prediction is not a number.
     """
-    trained = cast(CTRModel, model.module)
-    was_training = model.training
-    model.eval()
-    labels, logits, groups = [], [], []
-    with torch.no_grad():
-        for batch in loader.iter():
-            logits.append(model(batch.to(device)).float())
-            labels.append(trained.targets(batch.labels).numpy())
-            groups.append(batch.groups)
-    model.train(was_training)
-    grouped = groups[0] is not None
-    mine = (
-        np.concatenate(labels),
-        torch.cat(logits).sigmoid().cpu().numpy(),
-        np.concatenate(groups) if grouped else None,
-    )
-    parts: list[Any] = [mine]
-    if loader.world > 1:
-        parts = [None] * loader.world
-        dist.all_gather_object(parts, mine)
-    shape = (loader.rows, len(trained.tasks)) if trained.tasks else (loader.rows,)
+    tasks = cast(CTRModel, model.module).tasks
+    parts = _scored(model, loader.iter(), device, loader.world)
+    shape = (loader.rows, len(tasks)) if tasks else (loader.rows,)
     predictions = Predictions(
         np.empty(shape, np.float32),
         np.empty(shape, np.float32),
-        np.empty(loader.rows, np.int64) if grouped else None,
-        trained.tasks,
+        np.empty(loader.rows, np.int64) if parts[0].groups is not None else None,
+        tasks,
     )
-    for rank, (label, probability, group) in enumerate(parts):
+    for rank, part in enumerate(parts):
         positions = loader.positions(rank)
-        predictions.labels[positions] = label
-        predictions.probabilities[positions] = probability
+        predictions.labels[positions] = part.labels
+        predictions.probabilities[positions] = part.probabilities
         if predictions.groups is not None:
-            predictions.groups[positions] = group
+            predictions.groups[positions] = part.groups
     bad = np.flatnonzero(np.isnan(predictions.probabilities.reshape(loader.rows, -1)).any(axis=1))
     if len(bad):
         raise CtrkitError(
@@ -102,6 +85,44 @@ def predict(model: DistributedModelParallel, loader: Loader, device: torch.devic
             "Training diverged: lower training.learning_rate and embedding.learning_rate, or set training.precision to fp32",
         )
     return predictions
+
+
+def predict_batches(model: DistributedModelParallel, batches: Sequence[Batch], worker: Worker) -> Predictions:
+    """Scores each process' batches; all of them get all predictions, those of process 0 first.
+
+    Args:
+        model: as of ``predict``.
+        batches: equally many in each process, at least one.
+    """
+    parts = _scored(model, batches, worker.device, worker.world)
+    groups = [part.groups for part in parts if part.groups is not None]
+    return Predictions(
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.probabilities for part in parts]),
+        np.concatenate(groups) if groups else None,
+        parts[0].tasks,
+    )
+
+
+def _scored(model: DistributedModelParallel, batches: Iterable[Batch], device: torch.device, world: int) -> list[Predictions]:
+    """Of each process its part."""
+    trained = cast(CTRModel, model.module)
+    was_training = model.training
+    model.eval()
+    labels, logits, groups = [], [], []
+    with torch.no_grad():
+        for batch in batches:
+            logits.append(model(batch.to(device)).float())
+            labels.append(trained.targets(batch.labels).numpy())
+            groups.append(batch.groups)
+    model.train(was_training)
+    probabilities = torch.cat(logits).sigmoid().cpu().numpy()
+    mine = Predictions(np.concatenate(labels), probabilities, None if groups[0] is None else np.concatenate(groups), trained.tasks)
+    if world == 1:
+        return [mine]
+    parts: list[Any] = [None] * world
+    dist.all_gather_object(parts, mine)
+    return parts
 
 
 def predict_split(run_dir: Path, split: str, batch_size: int = 8192) -> Predictions:

@@ -31,6 +31,7 @@ from ctrkit.models.registry import build_for, stored_form
 from ctrkit.models.search import END, Search
 from ctrkit.training import schedule
 from ctrkit.training.checkpoint import Checkpoints
+from ctrkit.training.decide import decide
 from ctrkit.training.distributed import (
     Worker,
     add_up,
@@ -164,10 +165,11 @@ class Loop:
         if self.progress.best_step is not None:
             self._load_weights(self._best_weights())
         weights = self._weights()
-        if self.tracker is not None:
+        decision = decide(search, weights, self.model, self.valid, self.settings.monitor, self.worker)
+        if self.tracker is not None and decision is not None:
             if search.rewind_epoch == END:
                 save_rewind(self.run_dir, weights)
-            save_found(self.run_dir, search.decide(weights), self.progress.seconds + time.perf_counter() - self.started)
+            save_found(self.run_dir, decision, self.progress.seconds + time.perf_counter() - self.started)
             self.tracker.close()
 
     def _describe_found(self) -> None:

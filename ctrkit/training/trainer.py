@@ -4,6 +4,7 @@ A model that a search decides on is trained twice: first the search, in a folder
 """
 
 import errno
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,7 +93,7 @@ def _search(experiment: Experiment, dataset: Dataset, folder: Path, worker: Work
             console.print(f"Search: {search.epochs} epochs", highlight=False)
             Loop(experiment, dataset, folder, worker, console, search=search).run_search()
         elif worker.rank == 0:
-            save_found(folder, search.decide({}), 0.0)
+            save_found(folder, search.decide({}, lambda rows: math.nan), 0.0)
         dist.barrier()
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return read_found(folder, search)

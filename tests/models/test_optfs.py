@@ -154,7 +154,7 @@ def test_a_closed_numeric_gate_hides_its_field(base: str, numeric: Scale | AutoD
 def test_what_is_decided_is_what_is_above_zero() -> None:
     model = search()
     tables = {f"gate/{f.name}": torch.tensor([[0.0], [0.1], [-0.1], *[[0.0]] * (f.rows - 3)]) for f in INPUTS.id_fields}
-    decision = model.decide({"tables": tables, "dense_arch": {"numeric_gates.c": torch.tensor([-0.2, 0.2])}})
+    decision = model.decide({"tables": tables, "dense_arch": {"numeric_gates.c": torch.tensor([-0.2, 0.2])}}, lambda rows: 0.0)
     assert {name: mask.tolist() for name, mask in decision.items()} == {
         "a": [False, True, False, False, False],
         "mean": [False, True, False, False],

@@ -145,7 +145,7 @@ def test_the_largest_decides_among_what_a_pair_may_be() -> None:
     choice[:, MEMORISED] = 1.0
     choice[:, FACTORISED] = torch.arange(len(PAIRS)) / len(PAIRS) - 0.3
     choice[PAIRS.index(("b", "c")), NAIVE] = 2.0
-    decided = found.decide({"dense_arch": {"choice": choice}})
+    decided = found.decide({"dense_arch": {"choice": choice}}, lambda rows: 0.0)
     ways = dict(zip(PAIRS, decided[METHODS_KEY].tolist(), strict=True))
     assert {pair for pair, way in ways.items() if way == MEMORISED} == {("a", "b"), ("a", "c")}
     assert decided.keys() == {METHODS_KEY, "a@b", "a@c"}
@@ -157,7 +157,7 @@ def test_one_way_for_all_needs_no_search(way: str) -> None:
     found = search(method=way)
     assert found.epochs == 0
     found.observe([])
-    ways = found.decide({})[METHODS_KEY]
+    ways = found.decide({}, lambda rows: 0.0)[METHODS_KEY]
     expected = [METHODS.index(way) if way != "memorised" or pair in MEMORISABLE else NAIVE for pair in PAIRS]
     assert ways.tolist() == expected
 

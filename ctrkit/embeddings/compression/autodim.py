@@ -13,7 +13,7 @@ no less than full ones, because of their projection, are left out. The tables of
 trained anew.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from pydantic import Field
@@ -148,7 +148,7 @@ class AutoDim(Method):
     def supernet(self, counts: Tensor) -> Codec:
         return WidthMixture(self.space, self.dim, self.candidates, self.search_epochs)
 
-    def decide(self, supernet: Codec, parts: Mapping[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
+    def decide(self, supernet: Codec, parts: Mapping[str, Tensor], counts: Tensor, evaluate: Callable[[int], float]) -> dict[str, Tensor]:
         assert isinstance(supernet, WidthMixture)
         chances = supernet.logits.detach().cpu().double().log_softmax(1)
         sizes = torch.tensor(self.sizes)

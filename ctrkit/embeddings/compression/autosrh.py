@@ -95,7 +95,7 @@ class AutoSrh(Method):
     def supernet(self, counts: Tensor) -> Codec:
         return SoftSelection(self.space, self.dim, frequency_groups(counts, self.settings.groups), self.settings)
 
-    def decide(self, supernet: Codec, parts: Mapping[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
+    def decide(self, supernet: Codec, parts: Mapping[str, Tensor], counts: Tensor, evaluate: Callable[[int], float]) -> dict[str, Tensor]:
         assert isinstance(supernet, SoftSelection)
         mask = largest_that_fit(supernet.selected(parts["rows"]).abs().cpu(), self.allowed_bytes)
         return {"mask": mask, "group": supernet.group.cpu(), "selection": supernet.selection.detach().cpu()}

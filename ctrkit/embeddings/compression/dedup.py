@@ -9,7 +9,7 @@ falls too far; here the budget says how many are left: the width of the hash's b
 that is left then goes to the blocks farthest from their mean. A rare id's vector hardly leaves zero, so rare ids are what is merged.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil, isqrt
 
 import torch
@@ -186,7 +186,7 @@ class Dedup(Method):
     def supernet(self, counts: Tensor) -> WholeTable:
         return WholeTable(self.space, self.dim)
 
-    def decide(self, supernet: Codec, parts: Mapping[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
+    def decide(self, supernet: Codec, parts: Mapping[str, Tensor], counts: Tensor, evaluate: Callable[[int], float]) -> dict[str, Tensor]:
         return {"shared": share(self._cut(parts["rows"]), self.unique)}
 
     def start(self, decision: Mapping[str, Tensor], parts: Mapping[str, Tensor]) -> dict[str, Tensor]:

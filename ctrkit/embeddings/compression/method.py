@@ -1,7 +1,7 @@
 """What a compression method is: settings, sizes solved from the budget, a search if it has one, and the codec it trains."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -81,13 +81,15 @@ class Method(ABC):
         """
         return None
 
-    def decide(self, supernet: Codec, parts: Mapping[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
+    def decide(self, supernet: Codec, parts: Mapping[str, Tensor], counts: Tensor, evaluate: Callable[[int], float]) -> dict[str, Tensor]:
         """What the search found out.
 
         Args:
             supernet: with its weights after the search.
             parts: its full tables.
             counts: as of ``supernet``.
+            evaluate: the monitored metric, higher is better, on about so many validation rows, of the model with the supernet as it is now,
+                in evaluation.
         """
         return {}
 

@@ -7,7 +7,7 @@ After ``search_epochs`` the numbers with the largest |V| - sigmoid(s) stay, as m
 come by then does not matter, where the paper trains until they have pruned enough. What stays is trained again from its first weights.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -82,7 +82,7 @@ class Pep(Method):
         return SoftThreshold(self.space, self.dim, self.settings)
 
     @torch.no_grad()
-    def decide(self, supernet: Codec, parts: Mapping[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
+    def decide(self, supernet: Codec, parts: Mapping[str, Tensor], counts: Tensor, evaluate: Callable[[int], float]) -> dict[str, Tensor]:
         assert isinstance(supernet, SoftThreshold)
         tables = [parts[part.name].to(supernet.space.starts.device) for part in supernet.parts]
         return {"mask": largest_that_fit(supernet.margin(tables).cpu(), self.allowed_bytes)}

@@ -43,7 +43,7 @@ def made(method: Method) -> tuple[Codec, dict[str, Tensor]]:
     searched: dict[str, Tensor] = {}
     if supernet is not None:
         parts = tables_of(supernet.parts, seed=1)
-        decision = method.decide(supernet, parts, counts)
+        decision = method.decide(supernet, parts, counts, lambda rows: 0.0)
         searched = method.start(decision, parts) if method.starts_from is not None else {}
     codec = method.codec(decision, counts)
     return codec, tables_of(codec.parts) | searched

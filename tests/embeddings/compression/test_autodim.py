@@ -95,7 +95,7 @@ def test_a_batch_without_some_field_is_mixed_too() -> None:
 def test_rows_and_projections_are_what_is_stored(budget: float, dim: int) -> None:
     method, supernet, tables = searched(budget, dim)
     prefer(supernet, [dim] * 4, by=1.0)
-    decision = method.decide(supernet, tables, counts_of(method.space))
+    decision = method.decide(supernet, tables, counts_of(method.space), lambda rows: 0.0)
     codec = method.codec(decision, counts_of(method.space))
     stored = stored_bytes(codec.stored(tables_of(codec.parts)))
     assert stored == sum(mixed_bytes(rows, w, dim) for rows, w in zip(method.space.rows, decision["widths"].tolist(), strict=True))
@@ -105,16 +105,16 @@ def test_rows_and_projections_are_what_is_stored(budget: float, dim: int) -> Non
 def test_the_preferred_widths_are_taken_where_they_fit_and_what_saves_nothing_is_full() -> None:
     method, supernet, tables = searched(0.8)
     prefer(supernet, [8, 2, 4, 2])
-    assert method.decide(supernet, tables, counts_of(method.space))["widths"].tolist() == [8, 2, 4, 2]
+    assert method.decide(supernet, tables, counts_of(method.space), lambda rows: 0.0)["widths"].tolist() == [8, 2, 4, 2]
     prefer(supernet, [8, 2, 4, 8], by=100.0)
-    widths = method.decide(supernet, tables, counts_of(method.space))["widths"].tolist()
+    widths = method.decide(supernet, tables, counts_of(method.space), lambda rows: 0.0)["widths"].tolist()
     assert widths[:3] == [8, 2, 4] and widths[3] in (2, 16), "7 rows of 8 and a projection take more than 7 rows of 16"
 
 
 def test_the_whole_budget_can_be_the_full_table() -> None:
     method, supernet, tables = searched(1.0)
     prefer(supernet, [16] * 4)
-    codec = method.codec(method.decide(supernet, tables, counts_of(method.space)), counts_of(method.space))
+    codec = method.codec(method.decide(supernet, tables, counts_of(method.space), lambda rows: 0.0), counts_of(method.space))
     assert not list(codec.parameters())
     full = tables_of(codec.parts)
     assert torch.equal(codec.stored(full)(IDS), full["width_16"][:-1])

@@ -73,7 +73,7 @@ def test_what_is_not_selected_is_pruned_first_and_what_is_starts_as_it_was_selec
         supernet.selection[:, 5] = 0.0
     parts = tables_of(supernet.parts)
     counts = counts_of(method.space)
-    decision = method.decide(supernet, parts, counts)
+    decision = method.decide(supernet, parts, counts, lambda rows: 0.0)
     codec, started = method.codec(decision, counts), method.start(decision, parts)
     assert method.starts_from == "end"
     vectors = looked_up(codec, started, IDS)

@@ -67,7 +67,7 @@ def test_every_number_is_used(count: int, unique: int, seed: int) -> None:
 def test_the_training_starts_from_the_means_of_what_is_shared() -> None:
     method = method_of("dedup", 0.3, 4, block=7)
     table = torch.randn(TOTAL, 4, generator=torch.Generator().manual_seed(5))
-    decision = method.decide(method.supernet(counts_of(method.space)), {"rows": table}, counts_of(method.space))
+    decision = method.decide(method.supernet(counts_of(method.space)), {"rows": table}, counts_of(method.space), lambda rows: 0.0)
     codec, started = method.codec(decision, counts_of(method.space)), method.start(decision, {"rows": table})
     vectors = looked_up(codec, started, torch.arange(TOTAL))
     for number in range(method.unique):

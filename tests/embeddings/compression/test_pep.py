@@ -47,7 +47,7 @@ def test_the_mask_fills_the_budget(granularity: str, budget: float) -> None:
 def test_ids_with_high_thresholds_are_pruned_first() -> None:
     method, supernet = supernet_of(granularity="feature")
     parts = {"rows": torch.ones(600, 8), "thresholds": torch.linspace(-3, 3, 600).unsqueeze(1)}
-    mask = method.decide(supernet, parts, counts_of(space_of()))["mask"]
+    mask = method.decide(supernet, parts, counts_of(space_of()), lambda rows: 0.0)["mask"]
     kept = int(mask.any(1).sum())
     assert 0 < kept < 600 and mask[: kept - 1].all() and not mask[kept:].any()
 
