@@ -15,6 +15,7 @@ from torch import Tensor
 from ctrkit.config import Experiment
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.prepare import prepare
+from ctrkit.embeddings.compression.autosrh import AutoSrh
 from ctrkit.training import loop
 from ctrkit.training.run import RunResult, load_run
 from ctrkit.training.trainer import train
@@ -54,6 +55,13 @@ def selection_after(folder: Path, *, turned: bool, **settings: Any) -> Tensor:
     return load_run(result.run)[2]["decision"]["embedding/selection"]
 
 
+@pytest.fixture
+def to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search goes on where validation rows teach what training rows do not, and decides from its last weights."""
+    monkeypatch.setattr(AutoSrh, "search_stops_early", False)
+
+
+@pytest.mark.usefixtures("to_the_end")
 def test_what_decides_learns_from_validation_rows_alone(tmp_path: Path) -> None:
     settings = {"warmup_epochs": 2, "search_epochs": 2}
     same = selection_after(tmp_path / "same", turned=False, **settings)
@@ -62,6 +70,7 @@ def test_what_decides_learns_from_validation_rows_alone(tmp_path: Path) -> None:
     assert turned.mean() < 1 - RATE * STEPS, "what training rows teach is wrong in validation rows"
 
 
+@pytest.mark.usefixtures("to_the_end")
 def test_what_decides_stays_as_it_is_until_its_turns_begin(tmp_path: Path) -> None:
     """Adam takes steps of no more than its rate where all gradients have the same sign."""
     turned = selection_after(tmp_path / "turned", turned=True, warmup_epochs=3, search_epochs=1)
