@@ -6,10 +6,7 @@ metrics are reported. A killed benchmark goes on where it stopped. A budget of c
 
 import itertools
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -19,6 +16,7 @@ from typing import Any
 
 from ctrkit.config import Experiment, load_config, to_yaml
 from ctrkit.errors import CtrkitError
+from pipelines.bench.process import run_command
 
 Settings = tuple[str, ...]
 """``key.sub=value`` overrides of a config."""
@@ -36,12 +34,12 @@ class Trial:
     settings: Settings
     seed: int
 
-    def command(self) -> list[str]:
-        """The config's own model keeps the settings it has there; another one starts from its defaults."""
+    def arguments(self) -> list[str]:
+        """Of ``ctrkit``. The config's own model keeps the settings it has there; another one starts from its defaults."""
         own = load_config(self.config).model.name == self.model
         overrides = [*([] if own else [f"model={{name: {self.model}}}"]), f"training.seed={self.seed}", *self.settings]
         flags = [part for override in overrides for part in ("--set", override)]
-        return [sys.executable, "-m", "pipelines.cli", "train", self.config, "--json", *flags]
+        return ["train", self.config, "--json", *flags]
 
 
 class Trials:
@@ -61,7 +59,7 @@ class Trials:
         out.mkdir(parents=True, exist_ok=True)
         self._file = out / "results.jsonl"
         self._say = say
-        self._environment = os.environ if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        self._threads = threads
         self._lock = Lock()
         self.results: dict[Trial, dict[str, Any]] = {}
         self.refused: dict[Trial, str] = {}
@@ -77,9 +75,9 @@ class Trials:
         """Its result; None if it failed or was refused, which is said."""
         if trial in self.results or trial in self.refused:
             return self.results.get(trial)
-        done = subprocess.run(trial.command(), check=False, capture_output=True, text=True, env=self._environment)
+        done = run_command(trial.arguments(), self._threads)
         label = f"{Path(trial.config).stem} {trial.model} {' '.join(trial.settings)} seed {trial.seed}"
-        if done.returncode != 0:
+        if done.status != 0:
             if refusal := REFUSED_BUDGET.search(done.stdout) and json.loads(done.stdout.strip().splitlines()[-1])["error"]:
                 self._say(f"{label}: {refusal}")
                 self._record(trial, "refused", refusal)

@@ -1,6 +1,5 @@
 """Methods x budgets x seeds on a tiny log, trained and exported for real: resumed, refusals recorded, a report of the Parquet's figures."""
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 from ctrkit.config import Experiment, load_config
 from ctrkit.embeddings.compression.registry import methods
 from pipelines.bench.compression_report import averages, write_report
+from pipelines.bench.process import Ended
 
 CONFIG = """
 name: tiny
@@ -40,13 +40,12 @@ def trained(ctrkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> list
     """What was trained: in this process, by the command that a trial is."""
     ran: list[Experiment] = []
 
-    def run(command: list[str], **_: object) -> subprocess.CompletedProcess:
-        verb = command.index("train")
-        ran.append(load_config(command[verb + 1], [command[i + 1] for i, part in enumerate(command) if part == "--set"]))
-        said = ctrkit(*(part for part in command[verb:] if part != "--json"))
-        return subprocess.CompletedProcess(command, said.status, said.stdout, said.stderr)
+    def run(arguments: list[str], threads: int | None) -> Ended:
+        ran.append(load_config(arguments[1], [arguments[i + 1] for i, part in enumerate(arguments) if part == "--set"]))
+        said = ctrkit(*(part for part in arguments if part != "--json"))
+        return Ended(said.status, said.stdout, said.stderr)
 
-    monkeypatch.setattr("pipelines.bench.trials.subprocess.run", run)
+    monkeypatch.setattr("pipelines.bench.trials.run_command", run)
     return ran
 
 

@@ -1,11 +1,12 @@
 """What a trial is, which settings a grid has, and what becomes of a trial that fails."""
 
-import subprocess
+import json
 from pathlib import Path
 
 import pytest
 
 from ctrkit.errors import CtrkitError
+from pipelines.bench.process import Ended, run_command
 from pipelines.bench.trials import Trial, Trials, grid_points
 
 
@@ -34,7 +35,7 @@ def test_a_grid_is_every_combination_of_its_axes() -> None:
 
 def test_only_the_configs_own_model_keeps_its_settings(tmp_path: Path) -> None:
     config = str(write_config(tmp_path))
-    own, other = (Trial(config, name, ("embedding.dim=4",), 2).command() for name in ("deepfm", "lr"))
+    own, other = (Trial(config, name, ("embedding.dim=4",), 2).arguments() for name in ("deepfm", "lr"))
     assert [part for part in own if "=" in part] == ["training.seed=2", "embedding.dim=4"]
     assert [part for part in other if "=" in part] == ["model={name: lr}", "training.seed=2", "embedding.dim=4"]
 
@@ -42,14 +43,21 @@ def test_only_the_configs_own_model_keeps_its_settings(tmp_path: Path) -> None:
 def test_a_failed_trial_is_said_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
 
-    def run(command: list[str], **_: object) -> subprocess.CompletedProcess:
-        ran.append(command)
-        return subprocess.CompletedProcess(command, 2, "", "error: no such log")
+    def run(arguments: list[str], threads: int | None) -> Ended:
+        ran.append(arguments)
+        return Ended(2, "", "error: no such log")
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr("pipelines.bench.trials.run_command", run)
     said: list[str] = []
     for _ in range(2):
         trials = Trials(tmp_path / "out", said.append)
         assert trials.measure(str(write_config(tmp_path)), "deepfm", [("embedding.dim=4",), ("embedding.dim=8",)], 3, "auc") is None
     assert len(ran) == 4, "each of the grid's points, both times; no other seed"
     assert "error: no such log" in said[0] and said[2].startswith("tiny deepfm: every trial failed")
+
+
+def test_a_command_runs_in_a_process_of_its_own() -> None:
+    listed, wrong = run_command(["models", "--json"], threads=1), run_command(["train", "nowhere.yaml"])
+    assert listed.status == 0 and {"deepfm", "lr"} <= {model["name"] for model in json.loads(listed.stdout.splitlines()[-1])}
+    assert wrong.status == 2 and "nowhere.yaml" in wrong.stderr
+    assert run_command(["models", "--json"]) == listed
