@@ -66,9 +66,9 @@ class Layout:
         """The field of each id, by number. int64 ``[n]`` -> int64 ``[n]``."""
         return table_of(ids, torch.tensor(self.starts, device=ids.device))
 
-    def rows(self, ids: Tensor, elsewhere: Sequence[int]) -> list[Tensor]:
-        """The row in each piece of each id; of those in other pieces ``elsewhere``. int64 ``[n]`` -> a ``[n]`` for each piece."""
-        table = self.table_of(ids)
+    def rows(self, ids: Tensor, table: Tensor, elsewhere: Sequence[int]) -> list[Tensor]:
+        """The row in each piece of each id; of those in other pieces ``elsewhere``. int64 ``[n]``, of the ids and of their tables -> a
+        ``[n]`` for each piece."""
         piece, shift = _pick(self.piece_of, table), _pick(self.shift_of, table)
         return [torch.where(piece == k, ids + shift, other) for k, other in enumerate(elsewhere)]
 
@@ -97,10 +97,10 @@ class MixedCodec(Codec):
         )
 
     def places(self, ids: Tensor) -> list[Tensor]:
-        return self.layout.rows(ids, self.spare)
+        return self.layout.rows(ids, self.space.table_of(ids), self.spare)
 
     def combine(self, ids: Tensor, vectors: Sequence[Tensor]) -> Tensor:
-        table = self.layout.table_of(ids)
+        table = self.space.table_of(ids)
         found = vectors[0].new_zeros(len(ids), self.dim)
         for part, piece, rows in zip(self.parts, self.layout.pieces, vectors, strict=True):
             for number, own in enumerate(piece.tables):
@@ -129,7 +129,9 @@ class StoredMixed(nn.Module):
         piece_of, number = _pick(self.layout.piece_of, table), _pick(self.layout.number_of, table)
         buffers = dict(self.named_buffers())
         found = []
-        for k, (piece, rows) in enumerate(zip(self.layout.pieces, self.layout.rows(ids, [0] * len(self.layout.pieces)), strict=True)):
+        for k, (piece, rows) in enumerate(
+            zip(self.layout.pieces, self.layout.rows(ids, table, [0] * len(self.layout.pieces)), strict=True)
+        ):
             vectors = functional.embedding(rows, buffers[f"width_{piece.width}"])
             if (projections := buffers.get(f"width_{piece.width}_projections")) is not None:
                 own = projections[torch.where(piece_of == k, number, 0)]

@@ -49,8 +49,8 @@ class IdSpace(nn.Module):
         return values + self.key_starts.repeat_interleave(per_field, output_size=len(values))
 
     def table_of(self, ids: Tensor) -> Tensor:
-        """Which table, by number, each id is of. Exports to ONNX. int64 ``[n]`` -> int64 ``[n]``."""
-        return table_of(ids, self.starts)
+        """As the function, faster, but ONNX has no such operation."""
+        return torch.bucketize(ids, self.starts[1:], right=True)
 
     def count(self, batches: Iterable[KeyedJaggedTensor]) -> Tensor:
         """How often each id is in the batches. int64 ``[total]``."""
