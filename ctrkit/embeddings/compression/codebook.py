@@ -75,10 +75,10 @@ class Codebook(nn.Module):
         """int64 ``[n, subspaces]`` -> ``[n, dim]``."""
         return self.words.gather(0, codes[:, self.column])
 
-    def observe(self, queries: Tensor, tiers: Tensor, codes: Tensor) -> None:
-        """Keeps what the queries of a step chose, for ``learn``."""
+    def observe(self, queries: Tensor, tiers: Tensor, codes: Tensor, times: Tensor) -> None:
+        """Keeps what the queries of a step chose, for ``learn``; each counts ``times``, int64 ``[n]``."""
         chosen = (tiers.unsqueeze(1) * len(self.words) + codes)[:, self.subspace_of]
-        values = torch.cat([torch.ones_like(codes, dtype=queries.dtype), queries, queries.square()], 1)
+        values = torch.cat([torch.ones_like(codes, dtype=queries.dtype), queries, queries.square()], 1) * times.unsqueeze(1)
         self.seen = torch.zeros_like(self.moments).flatten(0, 1).scatter_add(0, chosen, values).view_as(self.moments)
 
     def learn(self, add_up: Callable[[Tensor], Tensor]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ctrkit.embeddings.compression.codebook import Codebook, columns_of
 from ctrkit.embeddings.compression.codec import Codec, Part, Shard
@@ -62,11 +63,13 @@ class ProductCodec(Codec):
         return [ids]
 
     def combine(self, ids: Tensor, vectors: Sequence[Tensor]) -> Tensor:
-        queries, tiers = vectors[0].detach(), self.tiers(ids)
+        distinct, place, times = ids.unique(return_inverse=True, return_counts=True)
+        somewhere = torch.empty_like(distinct).scatter_(0, place, torch.arange(len(ids), device=ids.device))
+        queries, tiers = vectors[0].detach()[somewhere], self.tiers(distinct)
         codes = self.codebook.codes(queries, tiers)
         if self.training:
-            self.codebook.observe(queries, tiers, codes)
-        return self.codebook.vectors(codes) + (vectors[0] - queries)
+            self.codebook.observe(queries, tiers, codes, times)
+        return functional.embedding(place, self.codebook.vectors(codes)) + (vectors[0] - vectors[0].detach())
 
     def after_step(self, shards: Mapping[str, Sequence[Shard]], add_up: Callable[[Tensor], Tensor]) -> None:
         self.codebook.learn(add_up)

@@ -15,7 +15,7 @@ def alone(total: Tensor) -> Tensor:
 def settled(codebook: Codebook, queries: Tensor, tiers: Tensor, steps: int = 100) -> Tensor:
     """The codes after so many steps with the same queries."""
     for _ in range(steps):
-        codebook.observe(queries, tiers, codebook.codes(queries, tiers))
+        codebook.observe(queries, tiers, codebook.codes(queries, tiers), torch.ones_like(tiers))
         codebook.learn(alone)
     return codebook.codes(queries, tiers)
 
@@ -97,9 +97,9 @@ def test_two_processes_learn_what_one_learns() -> None:
     for half in (first, second):
         half.load_state_dict(one.state_dict())
     for _ in range(10):
-        one.observe(queries, tiers, one.codes(queries, tiers))
+        one.observe(queries, tiers, one.codes(queries, tiers), torch.ones_like(tiers))
         for half, part in ((first, queries[:30]), (second, queries[30:])):
-            half.observe(part, tiers[: len(part)], half.codes(part, tiers[: len(part)]))
+            half.observe(part, tiers[: len(part)], half.codes(part, tiers[: len(part)]), torch.ones_like(tiers[: len(part)]))
         total = first.seen + second.seen
         one.learn(alone)
         for half in (first, second):
