@@ -158,7 +158,7 @@ def rank_log(
         paired=len({place for pair in found for place in (pair.first, pair.second)}),
         mr3=tuple(mr3),
         clusters=cluster(scores, found),
-        crosses=tuple(search_crosses(log, scores, found, noise, order, crosses) if found and crosses else []),
+        crosses=tuple(search_crosses(log, scores, found, noise, order, crosses) if found and order > 2 else []),
         transformations=tuple(score_transformations(log, noise)),
         anomalies=tuple(find_anomalies(log, scores, label_entropy)),
     )
