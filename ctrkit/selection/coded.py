@@ -30,7 +30,7 @@ from ctrkit.selection.information import smallest
 
 BATCHES = 10
 BUCKETS = Buckets().count
-_CHUNK_CELLS = 8_000_000
+_CHUNK_CELLS = 2_000_000
 _WHEN = "@when"
 
 
