@@ -129,7 +129,8 @@ def _code(
     for split, frame in ahead(splitter.divide(_timed(scratch.frames()))):
         if split != "train":
             continue
-        kept = frame.filter(pl.Series(chosen(done, frame.height)))
+        choice = chosen(done, frame.height)
+        kept = frame if choice.all() else frame.filter(pl.Series(choice))
         done += frame.height
         raw = kept.select(_raw(feature, kept.schema[feature.name]) for feature in features)
         for name, path in names.items():
