@@ -8,6 +8,7 @@ batch of all rows, which is what ctrkit counts. Its pairs are run on one batch o
 linearly in batches, and said to be. What does not end within a limit is stopped and said to have taken at least that.
 """
 
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -112,8 +113,6 @@ def quality(order: Sequence[str], truth: Sequence[Feature]) -> dict[str, float]:
 
 
 def _ours(folder: Path, truth: Sequence[Feature], rows: int, pairs: bool) -> dict[str, Any]:
-    import sys
-
     config = folder / "bench.yaml"
     names = ", ".join(feature.name for feature in truth)
     pl.read_csv(folder / "data.csv", n_rows=10, infer_schema=False).write_csv(folder / "few.csv")
