@@ -153,7 +153,7 @@ def _say(ranking: Ranking, folder: Path, screen: Terminal) -> None:
         for row in table.iter_rows(named=True)
     ]
     title = f"{len(ranking.order)} features by {ranking.by}" + (f", the first {SHOWN}" if len(ranking.order) > SHOWN else "")
-    screen.table(("", "feature", "score", "z", "values", "told by", "faults"), rows, title=title)
+    screen.table(("", "feature", "score", "z", "values", "redundant with", "faults"), rows, title=title)
     for anomaly in ranking.anomalies:
         who = f"'{anomaly.feature}'" if anomaly.feature else "The label"
         screen.console.print(f"{anomaly.fault.value}: {who} {anomaly.text}", style="yellow", markup=False)
