@@ -61,7 +61,6 @@ def rank_features(
     folder = out if out is not None else Path(experiment.output) / "rankings" / experiment.name
     unfinished = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
-        unfinished.mkdir(parents=True)
         with _Bar(screen) as bar:
             log = code_log(
                 experiment, unfinished / "codes", most_rows=most_rows, seed=seed, task=task, progress=lambda done: bar("read", done, None)

@@ -166,12 +166,14 @@ def test_what_cannot_be_ranked_is_refused(config: Path, ctrkit: Callable[..., An
     (folder / "header.csv").write_text("item,shop,site,price,noise,click\n")
     (folder / "file").write_text("")
     places = {"EMPTY": folder / "empty.csv", "HEADER": folder / "header.csv", "FILE": folder / "file"}
+    asked = " ".join(options)
     for word, path in places.items():
         options = [option.replace(word, str(path)) for option in options]
     said = ctrkit("rank", config, *options)
     assert said.status == 2
     assert message in said.json["error"]
     assert not list(folder.rglob("*partial*"))
+    assert (folder / "out").exists() == ("HEADER" in asked)  # all else is seen before anything is written
 
 
 def test_a_ranking_of_another_config_is_refused(config: Path, ctrkit: Callable[..., Any]) -> None:
