@@ -13,7 +13,7 @@ MOST = 25
 HOW = (
     f"Information is the mutual information of feature and label, less what the same column shows by chance when its rows are shuffled, as a "
     f"share of the label's entropy: about 0 for a random column, however many values it has. z is how far above chance it is, in standard "
-    f"deviations; features above {FAR:g} stand out."
+    f"deviations; features above {FAR:g} stand out, the others score 0 and follow by z."
 )
 
 

@@ -135,7 +135,8 @@ def rank_log(
     """Ranks the features of a coded log.
 
     Args:
-        by: the measure. ``information`` is ``Score.score``; ``3mr`` needs pairs.
+        by: the measure. ``information`` is ``Score.score`` of features that stand out from chance, and 0 of others, which follow by their
+            z: a wide column of noise may by luck score more than a narrow one that surely says a little. ``3mr`` needs pairs.
         most_pairs: pairs of the best features only, no more than so many.
         order: crosses have up to so many features; ``crosses`` are tried of each order above 2.
         seed: of the rows that surrogate models are trained on.
@@ -151,7 +152,9 @@ def rank_log(
         chosen = _falling(mr3)
     else:
         measured = _measured(log, scores, by, seed)
-        chosen = [(place, measured[place]) for place in sorted(range(len(scores)), key=lambda p: (-measured[p], scores[p].name))]
+        chosen = [
+            (place, measured[place]) for place in sorted(range(len(scores)), key=lambda p: (-measured[p], -scores[p].z, scores[p].name))
+        ]
     return Ranking(
         by=by,
         features=tuple(column.feature for column in log.columns),
@@ -175,7 +178,7 @@ def rank_log(
 def _measured(log: CodedLog, scores: list[Score], by: By, seed: int) -> list[float]:
     match by:
         case "information":
-            return [s.score for s in scores]
+            return [s.score if s.stands_out else 0.0 for s in scores]
         case "logistic" | "trees":
             from ctrkit.selection.surrogates import surrogate_scores
 

@@ -98,6 +98,14 @@ def test_3mr_leaves_copies_for_the_end_and_finds_what_belongs_together(log: Code
     assert table["rank_3mr"].to_list() == list(range(1, 8))
 
 
+def test_what_does_not_stand_out_scores_0_and_goes_by_z(log: CodedLog) -> None:
+    table = rank_log(log).table()
+    far = table["z"] > 3
+    assert far.to_list() == [True] * 3 + [False] * 4
+    assert table.filter(far)["score"].equals(table.filter(far)["information"])
+    assert (table.filter(~far)["score"] == 0).all() and table.filter(~far)["z"].is_sorted(descending=True)
+
+
 @pytest.mark.parametrize("by", MEASURES)
 def test_every_measure_ranks(log: CodedLog, by) -> None:
     table = rank_log(log, by=by).table()
