@@ -11,8 +11,8 @@ MOST = 25
 """Rows of the lists of pairs and crosses."""
 
 HOW = (
-    f"Information is the mutual information of feature and label, less what the same column shows by chance when its rows are shuffled, as a "
-    f"share of the label's entropy: about 0 for a random column, however many values it has. z is how far above chance it is, in standard "
+    f"Information is the mutual information of feature and label, less what the same column shows by chance when its rows are shuffled, "
+    f"as a share of the label's entropy: about 0 for a random column, however many values it has. z is how far above chance it is, in standard "
     f"deviations; features above {FAR:g} stand out, the others score 0 and follow by z."
 )
 
@@ -44,8 +44,9 @@ def _about(experiment: Experiment, ranking: Ranking) -> str:
     sampled = f", a uniform sample of {ranking.of_rows:,}" if ranking.rows < ranking.of_rows else ""
     stand_out = sum(score.stands_out for score in ranking.scores)
     return (
-        f"{len(ranking.scores)} features of '{experiment.name}' on {ranking.rows:,} training rows{sampled}, ordered by {ranking.by}; the label is 1 in "
-        f"{ranking.rate:.2%} of them. {stand_out} features stand out from chance; {len(ranking.recommended())} do, and are not redundant or faulty."
+        f"{len(ranking.scores)} features of '{experiment.name}' on {ranking.rows:,} training rows{sampled}, ordered by {ranking.by}; the label "
+        f"is 1 in {ranking.rate:.2%} of them. {stand_out} features stand out from chance; {len(ranking.recommended())} do, and are not "
+        "redundant or faulty."
     )
 
 

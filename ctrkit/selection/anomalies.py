@@ -89,10 +89,11 @@ def _of_feature(score: Score, column: Column, rows: int, label_entropy: float) -
 
 
 def _copies(log: CodedLog, scores: Sequence[Score]) -> dict[str, str]:
-    """Features that are a one-to-one renaming of an earlier one: the same counts, and no more pairs of values than values."""
+    """Features that are a one-to-one renaming of one before them by name: the same counts, and a partner for each value, always."""
     found: dict[str, str] = {}
     groups: dict[tuple[bytes, bytes], list[int]] = {}
-    for place, score in enumerate(scores):
+    for place in sorted(range(len(scores)), key=lambda place: scores[place].name):
+        score = scores[place]
         if score.values == 1:
             continue
         originals = groups.setdefault((score.column.counts.tobytes(), score.column.times.tobytes()), [])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 TABLE_CELLS = 1 << 21
-"""Joint tables up to so many cells are counted by ``bincount``, 16 MB; for larger ones the rows' joint codes are sorted, which is faster."""
+"""Joint tables up to so many cells are counted by ``bincount``, 16 MB; for larger ones sorting the rows' joint codes is faster."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ One feature after the other, each time the one that adds most to those chosen be
 
     relevance(f) - redundancy * max over s of similarity(f, s) * relevance(f) + relation * related(f)
 
-with s over the chosen ones. Relevance is the score, where it stands out from chance. Similarity is ``Pair.similarity``, so a copy adds nothing,
-and the country of a chosen city something: it has more rows a value. Related is what f and another feature say of the label only together
+with s over the chosen ones. Relevance is the score, where it stands out from chance. Similarity is ``Pair.similarity``, so a copy adds
+nothing, and the country of a chosen city something: it has more rows a value. Related is what f and another feature say of the label only together
 (``Pair.synergy``, where the pair stands out): all of it if the other is chosen, else half, as two features have to be chosen for it. The
 largest of each counts, not the mean: one copy makes a feature redundant however many others are chosen.
 """

@@ -122,7 +122,7 @@ def psi(rows: int, a: int, b: int) -> float:
 
 
 def _binomial_moments(a: int, p: float) -> tuple[float, float]:
-    """Var g and Cov(g, N) of N ~ Binomial(a, p), where g is what a value of ``a`` rows adds to n MI with two classes, up to a multiple of N."""
+    """Var g and Cov(g, N) of N ~ Binomial(a, p); g is what a value of ``a`` rows adds to n MI with two classes, up to a multiple of N."""
     if p in (0.0, 1.0):
         return 0.0, 0.0
     mean, spread = a * p, np.sqrt(a * p * (1 - p))

@@ -21,7 +21,7 @@ from ctrkit.selection.transformations import Transformation, score_transformatio
 
 By = Literal["information", "3mr", "mi", "nmi", "ami", "correlation", "logistic", "trees"]
 MEASURES: tuple[str, ...] = get_args(By)
-UNFIT = (Fault.LEAKAGE, Fault.CONSTANT, Fault.DUPLICATE)
+UNFIT = (Fault.LEAKAGE, Fault.CONSTANT)
 """Faults of features that a model should not be given."""
 
 
@@ -73,7 +73,8 @@ class Ranking:
 
     def recommended(self) -> list[int]:
         """Places of the features that stand out from chance, are not redundant and not unfit, the best first."""
-        unfit = {anomaly.feature for anomaly in self.anomalies if anomaly.fault in UNFIT}
+        faults = UNFIT if self.pairs else (*UNFIT, Fault.DUPLICATE)  # with pairs, copies are redundant: all but the best one
+        unfit = {anomaly.feature for anomaly in self.anomalies if anomaly.fault in faults}
         redundant = self.redundant_with()
         return [p for p in self.order if self.scores[p].stands_out and p not in redundant and self.scores[p].name not in unfit]
 

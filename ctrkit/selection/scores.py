@@ -26,7 +26,7 @@ class Score:
         correlation: |Pearson's r| of a number, the correlation ratio of categories.
         chance: of ``mi``.
         column: the cells of the feature's table of values.
-        missing: share of rows without a value; ``top`` of those with the most frequent one; ``once`` of those with a value that is there once.
+        missing: share of rows without a value; ``top`` of those with the most frequent one; ``once`` of those whose value is there once.
         covering: values that cover half, nine tenths and 99 in 100 of the rows.
         drift: what it says of the tenth of the log a row is in, beyond chance, as a share of that tenth's entropy.
         fresh: share of the last tenth's rows whose value is nowhere before.

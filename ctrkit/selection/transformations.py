@@ -17,8 +17,8 @@ class Transformation:
     """One way for one feature; ``score`` and ``z`` as in ``scores.Score``.
 
     ``quantiles of 8`` and so on are what ``transform: {kind: buckets, count: 8}`` does; ``quantiles beside the most frequent`` are those of
-    32 and as many of the other numbers, which features that are not made into buckets are scored by; ``equal widths of 32`` divides the range; ``powers
-    of two`` is sign(x) floor(log2(1 + |x|)); ``as it is`` takes every number for a value.
+    32 and as many of the other numbers, which features that are not made into buckets are scored by; ``equal widths of 32`` divides the
+    range; ``powers of two`` is sign(x) floor(log2(1 + |x|)); ``as it is`` takes every number for a value.
     """
 
     feature: str

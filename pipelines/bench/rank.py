@@ -3,8 +3,8 @@
 The file is synthetic, so what matters is known: a quarter of the features move the label, each by effects of its values; the others are
 noise, of as many values as those. Both sides read the same CSV, by their command line, whole processes timed.
 
-``outrank`` ranks batch by batch (16,384 rows unless told otherwise) and takes medians. It is run on all rows with its own batch size, and with one
-batch of all rows, which is what ctrkit counts. Its pairs are run on one batch of its own size; for all rows that is extrapolated,
+``outrank`` ranks batch by batch (16,384 rows unless told otherwise) and takes medians. It is run on all rows with its own batch size, and
+with one batch of all rows, which is what ctrkit counts. Its pairs are run on one batch of its own size; for all rows that is extrapolated,
 linearly in batches, and said to be. What does not end within a limit is stopped and said to have taken at least that.
 """
 

@@ -16,7 +16,7 @@ ROWS = 12_000
 
 @pytest.fixture
 def log(code: Code) -> CodedLog:
-    """``city`` matters, ``country`` is of it, ``copy`` is ``city`` by other names; ``left`` and ``right`` matter together only; the rest is noise."""
+    """``city`` matters, ``country`` is of it, ``copy`` is ``city`` by other names; ``left`` and ``right`` matter together; the rest is noise."""
     random = np.random.default_rng(11)
     city = random.integers(0, 60, ROWS)
     left, right = random.integers(0, 2, (2, ROWS))
@@ -86,6 +86,16 @@ def test_copies_are_redundant_and_of_one_cluster(log: CodedLog) -> None:
 def test_what_is_recommended(log: CodedLog) -> None:
     ranking = rank_log(log)
     assert [ranking.scores[place].name for place in ranking.recommended()] == ["city", "country"]  # left and right say nothing alone
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_of_copies_one_is_recommended(code: Code, names: tuple[str, str], pairs: bool) -> None:
+    random = np.random.default_rng(0)
+    first = random.integers(0, 9, 3000)
+    log = code({names[0]: first.astype(str), names[1]: (8 - first).astype(str), "label": labels(random, first / 3 - 1)})
+    ranking = rank_log(log, pairs=pairs)
+    assert len(ranking.recommended()) == 1
 
 
 def test_3mr_leaves_copies_for_the_end_and_finds_what_belongs_together(log: CodedLog) -> None:
