@@ -445,7 +445,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
 
 def to_yaml(experiment: Experiment) -> str:
     """The experiment with every setting spelt out; ``load_config`` reads it back to an equal one."""
-    return yaml.dump(experiment.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return dump_yaml(experiment.model_dump(mode="json"))
+
+
+def dump_yaml(tree: object) -> str:
+    """YAML that ``load_config`` reads as the same values."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
