@@ -64,6 +64,7 @@ TRAINING = (
     Package("onnxscript", "0.5"),
     Package("polars-hash", "0.5"),
     Package("captum", "0.8"),
+    Package("optuna", "5"),
 )
 Stack = Literal["training", "serving"]
 

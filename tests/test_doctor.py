@@ -20,6 +20,7 @@ TESTED = {
     "onnxscript": "0.5.0",
     "polars-hash": "0.5.0",
     "captum": "0.8.0",
+    "optuna": "5.0.0",
     "onnxruntime": "1.24.0",
     "polars": "2.0.0",
     "pyarrow": "18.0.0",

@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -60,6 +60,8 @@ RELOADED_TOLERANCE = 1e-5
 """On the monitored metric."""
 CHANCE = 0.005
 """A valid AUC this close to 0.5 has learned nothing."""
+Watch = Callable[[float, dict[str, float]], object]
+"""Called after each evaluation with the epochs done and the valid split's metrics."""
 
 
 @dataclass
@@ -91,6 +93,7 @@ class Loop:
     Args:
         search: it, if this is the search.
         found: what the search found, if this is the training after it.
+        watch: told of each evaluation; what it raises ends the training.
     """
 
     def __init__(
@@ -103,8 +106,9 @@ class Loop:
         *,
         search: Search | None = None,
         found: Found | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        self.search, self.found = search, found
+        self.search, self.found, self.watch = search, found, watch
         self.stops_early = search is None or search.stops_early
         self.experiment, self.dataset, self.run_dir, self.worker, self.console = experiment, dataset, run_dir, worker, console
         self.settings = settings = experiment.training
@@ -146,12 +150,13 @@ class Loop:
         dense = sum(p.numel() for p in self.dense_parameters)
         print_plan(self.console, self.plan, dense, self.worker.world)
         self._describe_found()
-        with Report(self.console, self.epochs, len(self.loader)) as self.report:
-            self._fit()
-        result = self._finish(dense + sum(t.rows * t.dim for t in self.plan))
-        if self.tracker is not None:
-            self.tracker.close()
-        return result
+        try:
+            with Report(self.console, self.epochs, len(self.loader)) as self.report:
+                self._fit()
+            return self._finish(dense + sum(t.rows * t.dim for t in self.plan))
+        finally:
+            if self.tracker is not None:
+                self.tracker.close()
 
     def run_search(self) -> None:
         """Trains the search and writes what it found."""
@@ -327,6 +332,8 @@ class Loop:
             self.tracker.record("valid", progress.step, self._epochs_done(), metrics)
         self.report.evaluated(round(self._epochs_done(), 2), progress.step, train_loss, metrics, self._samples_per_s(), best)
         self._warn_of_chance(metrics["auc"])
+        if self.watch is not None:
+            self.watch(self._epochs_done(), metrics)
 
     def _warn_of_chance(self, auc: float) -> None:
         progress = self.progress
