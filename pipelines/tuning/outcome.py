@@ -1,5 +1,6 @@
 """What a search leaves for people: the best config, a table of the trials, and two pictures."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def write_outcome(study: optuna.Study, plan: Plan, folder: Path) -> dict[str, An
     frame = trials_frame(trials)
     frame.write_csv(folder / "trials.csv")
     frame.write_parquet(folder / "trials.parquet")
-    importance = optuna.importance.get_param_importances(study) if len(complete) > 1 else {}
+    with warnings.catch_warnings(action="ignore"):  # of few trials it is rough, and Optuna says so at length
+        importance = optuna.importance.get_param_importances(study) if len(complete) > 1 else {}
     _history(trials, folder / HISTORY_FILE)
     _importance(importance, folder / IMPORTANCE_FILE)
     return {
@@ -71,9 +73,7 @@ def trials_frame(trials: list[FrozenTrial]) -> pl.DataFrame:
             "valid_auc": trial.value if trial.state is TrialState.COMPLETE else None,
             "evaluations": len(trial.intermediate_values),
             **{name: (moment - first).total_seconds() if moment is not None else None for name, moment in times.items()},
-            "features": trial.user_attrs.get("features"),
-            "as_trial": trial.user_attrs.get("as_trial"),
-            "error": trial.user_attrs.get(ERROR),
+            **{name: trial.user_attrs.get(name) for name in ("features", "epochs", "params", "as_trial", "worker", ERROR)},
             **{name: values.get(name) for name in names},
         }
 

@@ -5,12 +5,12 @@ or not it was stopped on the way. A trial that was stopped before its end is tri
 """
 
 import fcntl
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import time
 
 import numpy as np
 import optuna
@@ -34,14 +34,14 @@ class Budget:
 
     Attributes:
         trials: of the study in all, failed ones included; None is no limit.
-        deadline: ``time.time()`` at which even a trial under way is stopped, at its next evaluation; None is no limit.
+        deadline: seconds since 1970 at which even a trial under way is stopped, at its next evaluation; None is no limit.
     """
 
     trials: int | None
     deadline: float | None
 
     def out_of_time(self) -> bool:
-        return self.deadline is not None and time.time() >= self.deadline
+        return self.deadline is not None and time() >= self.deadline
 
 
 def open_study(folder: Path, plan: Plan) -> optuna.Study:

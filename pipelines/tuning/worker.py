@@ -1,5 +1,6 @@
 """One process of a search: takes trials until the budget is spent. ``python -m pipelines.tuning.worker`` is one of several."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -50,6 +51,7 @@ def _run(study: optuna.Study, trial: Trial, plan: Plan, dataset: Dataset, budget
     try:
         experiment = plan.draw(trial)
         trial.set_user_attr("features", len(experiment.features))
+        trial.set_user_attr("worker", os.getpid())
         if (earlier := twin(study, trial.number)) is not None:
             _repeat(study, trial, earlier)
             return
