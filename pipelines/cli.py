@@ -8,7 +8,7 @@ import typer
 
 import ctrkit
 from pipelines.bench.cli import bench_app
-from pipelines.options import Config, Json, Overrides, Run
+from pipelines.options import Config, Json, Overrides, Run, Select, Top
 from pipelines.terminal import terminal, training_terminal
 
 START, OWN, LOOK = "Start here", "Your own log, step by step", "Look around"
@@ -92,10 +92,10 @@ def validate(config: Config, overrides: Overrides = None, json: Json = False) ->
 
 
 @app.command(rich_help_panel=OWN)
-def prepare(config: Config, overrides: Overrides = None, json: Json = False) -> None:
+def prepare(config: Config, select: Select = None, top: Top = 20, overrides: Overrides = None, json: Json = False) -> None:
     """Fit the features' transforms on the training rows and write the log as shards of ids."""
     with terminal(json) as screen:
-        experiment = _load(config, overrides, "training")
+        experiment = _selected(_load(config, overrides, "training"), select, top)
         from pipelines.prepare import prepare_log
 
         screen.result(prepare_log(experiment, screen))
@@ -106,12 +106,14 @@ def train(
     config: Config,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the last run of this experiment that was interrupted.")] = False,
     run: Annotated[Path | None, typer.Option("--run", help="The run's folder. Default: a new one below the output folder.")] = None,
+    select: Select = None,
+    top: Top = 20,
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
     """Train the model; prepares the log first if that has not been done. Several processes: torchrun -m pipelines.cli train ..."""
     with terminal(json) as screen:
-        experiment = _load(config, overrides, "training")
+        experiment = _selected(_load(config, overrides, "training"), select, top)
         from pipelines.train import train_experiment
 
         screen.result(train_experiment(experiment, run, resume, screen))
@@ -292,6 +294,15 @@ def _load(config: Path, overrides: list[str] | None, stack: str) -> Any:
 
     _require(stack)
     return load_config(config, overrides or [])
+
+
+def _selected(experiment: Any, ranking: Path | None, top: int) -> Any:
+    """The experiment with the best features of a ranking, if one is named."""
+    if ranking is None:
+        return experiment
+    from ctrkit.selection.select import select_features
+
+    return select_features(experiment, ranking, top)
 
 
 def main() -> None:

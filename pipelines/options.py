@@ -13,4 +13,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as training.epochs=3. Repeatable.", show_default=False),
 ]
+Select = Annotated[
+    Path | None,
+    typer.Option("--select", metavar="RANKING", help="Only the best features of what 'ctrkit rank' wrote, see --top.", show_default=False),
+]
+Top = Annotated[int, typer.Option(min=1, help="With --select: how many features.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout's last line; the rest goes to stderr.")]
