@@ -126,6 +126,10 @@ def tune(
         Path | None,
         typer.Option(metavar="FILE", help="The search space in YAML. Default: around the config's own settings.", show_default=False),
     ] = None,
+    select: Annotated[
+        Path | None,
+        typer.Option(metavar="RANKING", help="Search how many of its best features to keep, not which ones.", show_default=False),
+    ] = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Trials in all, earlier calls' included. Default: 50, or no limit with --minutes.")
     ] = None,
@@ -144,7 +148,8 @@ def tune(
         from pipelines.tune import tune as search
 
         limit = 50 if trials is None and minutes is None else trials
-        screen.result(search(experiment, screen, space=space, trials=limit, minutes=minutes, workers=workers, seed=seed, out=out))
+        options = {"space": space, "select": select, "trials": limit, "minutes": minutes, "workers": workers, "seed": seed, "out": out}
+        screen.result(search(experiment, screen, **options))
 
 
 @app.command(rich_help_panel=OWN)

@@ -14,7 +14,7 @@ from ctrkit.errors import CtrkitError
 from pipelines.prepare import prepared
 from pipelines.terminal import Terminal
 from pipelines.tuning.outcome import write_outcome
-from pipelines.tuning.plan import PLAN_FILE, Plan, keep_plan, read_plan
+from pipelines.tuning.plan import PLAN_FILE, keep_plan, make_plan, read_plan
 from pipelines.tuning.space import default_space, read_space
 from pipelines.tuning.study import Budget, held, open_study, stop_abandoned
 from pipelines.tuning.worker import work
@@ -25,6 +25,7 @@ def tune(
     screen: Terminal,
     *,
     space: Path | None = None,
+    select: Path | None = None,
     trials: int | None = None,
     minutes: float | None = None,
     workers: int = 1,
@@ -35,6 +36,7 @@ def tune(
 
     Args:
         space: YAML of the search space; default ``default_space``.
+        select: a ranking; how many of its best features to keep is then searched, in place of whether to keep each.
         trials: of the study in all.
         minutes: of this call; the trials under way are stopped at their next evaluation.
         workers: processes that share the study and, if the config does not say otherwise, the cores.
@@ -42,7 +44,7 @@ def tune(
         out: the study's folder; default ``<output>/tune/<name>``.
 
     Raises:
-        CtrkitError: a bad space, a folder with a study of other settings or at work, no trial that ended, a worker that died.
+        CtrkitError: a bad space or ranking, a folder with a study of other settings or at work, no trial that ended, a worker that died.
     """
     started = time.time()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -50,7 +52,7 @@ def tune(
     folder = out or Path(experiment.output) / "tune" / experiment.name
     experiment = _with_threads(experiment, workers, folder)
     searched = read_space(space, experiment) if space is not None else default_space(experiment)
-    plan = Plan(experiment=experiment, space=searched, seed=seed)
+    plan = make_plan(experiment, searched, seed, select)
     keep_plan(plan, folder)
     budget = Budget(trials, None if minutes is None else started + 60 * minutes)
     with held(folder) as lock:

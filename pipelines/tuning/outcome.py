@@ -61,7 +61,9 @@ def write_outcome(study: optuna.Study, plan: Plan, folder: Path) -> dict[str, An
 def trials_frame(trials: list[FrozenTrial]) -> pl.DataFrame:
     """One row a trial: state, valid AUC, evaluations, seconds since the first one began at which it began and ended, and its parameters."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
-    words = {n for n in names for t in trials if isinstance(t.distributions.get(n), CategoricalDistribution) and not n.startswith("feature.")}
+    words = {
+        n for n in names for t in trials if isinstance(t.distributions.get(n), CategoricalDistribution) and not n.startswith("feature.")
+    }
     first = min(trial.datetime_start for trial in trials if trial.datetime_start is not None)
 
     def row(trial: FrozenTrial) -> dict[str, Any]:

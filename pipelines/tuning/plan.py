@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from ctrkit.config import Experiment, read_tree, to_yaml
 from ctrkit.errors import CtrkitError
-from ctrkit.schema import Feature, Settings
+from ctrkit.schema import Settings
+from ctrkit.selection.select import select_features
 from pipelines.tuning.overrides import overridden
 from pipelines.tuning.space import Space, has_setting, own_value
 
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 PLAN_FILE = "plan.yaml"
+SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
+"""Of the features, in a ranking's order: how many to keep, if the space does not say."""
 
 
 class Plan(Settings):
@@ -26,7 +31,7 @@ class Plan(Settings):
     experiment: Experiment
     space: Space
     seed: int
-    tops: dict[int, tuple[str, ...]] = {}
+    tops: dict[int, tuple[str, ...]] = Field(default_factory=dict)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -70,9 +75,24 @@ class Plan(Settings):
         return own
 
 
-def default_tops(features: tuple[Feature, ...]) -> tuple[int, ...]:
-    """An eighth, a quarter, a half, three quarters and all of the features."""
-    return tuple(sorted({max(1, round(len(features) * share)) for share in (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)}))
+def make_plan(experiment: Experiment, space: Space, seed: int, ranking: Path | None) -> Plan:
+    """A plan; with a ranking, its best features take the place of a choice for each.
+
+    Raises:
+        CtrkitError: no ranking there, or of other features; or a space that does not go with it.
+    """
+    if ranking is None:
+        if space.top:
+            raise CtrkitError("the search space has 'top', and there is no ranking", "Give one with --select, or leave 'top' out")
+        return Plan(experiment=experiment, space=space, seed=seed)
+    if space.features == "all":
+        raise CtrkitError("the search space has 'features: all', and there is a ranking", "Set features to subsets, or leave --select out")
+    count = len(experiment.features)
+    tops = space.top or tuple(sorted({max(1, round(count * share)) for share in SHARES}))
+    if max(tops) > count:
+        raise CtrkitError(f"the search space has 'top: {max(tops)}', and there are {count} features", f"Give at most {count}")
+    selected = {top: select_features(experiment, ranking, top) for top in sorted(set(tops))}
+    return Plan(experiment=experiment, space=space, seed=seed, tops={top: tuple(f.name for f in e.features) for top, e in selected.items()})
 
 
 def keep_plan(plan: Plan, folder: Path) -> None:

@@ -5,7 +5,6 @@ or not it was stopped on the way. A trial that was stopped before its end is tri
 """
 
 import fcntl
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ ERROR = "error"
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def claim(study: optuna.Study, plan: Plan, budget: Budget, folder: Path) -> Tria
         if budget.out_of_time() or (budget.trials is not None and begun >= budget.trials):
             return None
         seed = int(np.random.SeedSequence([plan.seed, begun]).generate_state(1)[0])
-        study.sampler = optuna.samplers.TPESampler(n_startup_trials=plan.space.startup, multivariate=True, group=True, seed=seed)
+        study.sampler = optuna.samplers.TPESampler(n_startup_trials=plan.space.startup, multivariate=True, seed=seed)
         return study.ask()
 
 

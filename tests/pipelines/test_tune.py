@@ -146,7 +146,9 @@ def test_the_best_config_trains_to_the_best_trials_auc(config: Path, space: Path
 def test_bad_trials_are_pruned_and_twins_not_trained(
     config: Path, space: Path, tmp_path: Path, ctrkit: Callable[..., Any], trained: list[Any]
 ) -> None:
-    space.write_text("settings: {embedding.learning_rate: [0.1, 1.0e-9], training.learning_rate: [0.01, 1.0e-9]}\nfeatures: all\nstartup: 1")
+    space.write_text(
+        "settings: {embedding.learning_rate: [0.1, 1.0e-9], training.learning_rate: [0.01, 1.0e-9]}\nfeatures: all\nstartup: 1"
+    )
     said = ctrkit("tune", config, "--space", space, "--trials", 8, "--set", "training.epochs=4", "--out", tmp_path / "study")
     frame = pl.read_parquet(tmp_path / "study/trials.parquet")
     bad = frame.filter(pl.col("embedding.learning_rate") == "1e-09", pl.col("training.learning_rate") == "1e-09")
@@ -234,7 +236,10 @@ def test_a_study_of_other_settings_or_at_work_is_left_alone(config: Path, space:
         ("settings: {training.learning_rate: {low: 0.1}}", "give a list of choices, or 'low' and 'high'"),
         ("settings: {embedding.dim: [4, 4]}", "a choice is there twice"),
         ("settings: {model.dropuot: [0.1]}", "no model of dnn has a setting 'dropuot'. Did you mean 'dropout'?"),
-        ("settings: {model.dropout: {low: 0.5, high: 1.5}}", "settings.model.dropout: 1.5: model 'dnn': dropout: Input should be less than 1"),
+        (
+            "settings: {model.dropout: {low: 0.5, high: 1.5}}",
+            "settings.model.dropout: 1.5: model 'dnn': dropout: Input should be less than 1",
+        ),
         ("settings: {features.price.transform: [log1p]}", "'features.price.transform' cannot be searched"),
         ("settings: {split.seed: [1, 2]}", "Name a setting of model, embedding, training, such as embedding.dim"),
         ("features: some", "features: Input should be 'all' or 'subsets'"),
@@ -259,6 +264,41 @@ def test_the_default_space_is_around_the_config(config: Path, tmp_path: Path, ct
     assert plan.models == ("dnn", "deepfm", "dcnv2") and plan.space.settings["embedding.dim"].choices == (2, 4, 8)
     frame = pl.read_parquet(tmp_path / "study/trials.parquet")
     assert frame.row(0, named=True) | {"model": "dnn", "embedding.dim": "4", "feature.noise": True} == frame.row(0, named=True)
+
+
+def test_a_ranking_narrows_the_features(config: Path, space: Path, tmp_path: Path, ctrkit: Callable[..., Any], trained: list[Any]) -> None:
+    ranking = tmp_path / "ranking.csv"
+    pl.DataFrame({"feature": ["item", "price", "user", "noise"], "score": [0.4, 0.3, 0.2, 0.0]}).write_csv(ranking)
+    said = ctrkit("tune", config, "--space", space, "--select", ranking, "--trials", 5, "--out", tmp_path / "study")
+    assert said.status == 0, said.stderr
+    best_first = {("user", "item", "noise", "price"), ("user", "item", "price"), ("item", "price"), ("item",)}
+    tried = {tuple(f.name for f in experiment.features) for experiment in trained}
+    assert len(tried) > 1 and tried <= best_first, "in the config's order"
+    frame = pl.read_parquet(tmp_path / "study/trials.parquet")
+    assert not [name for name in frame.columns if name.startswith("feature.")] and frame["top"][0] == "4"
+
+    space.write_text(SPACE + "top: [3, 2]")
+    trained.clear()
+    assert ctrkit("tune", config, "--space", space, "--select", ranking, "--trials", 3, "--out", tmp_path / "narrow").status == 0
+    assert {len(experiment.features) for experiment in trained} <= {2, 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "select", "said"),
+    [
+        ("top: [2]", False, "'top', and there is no ranking. Give one with --select"),
+        ("top: [5]", True, "'top: 5', and there are 4 features. Give at most 4."),
+        ("features: all", True, "'features: all', and there is a ranking. Set features to subsets"),
+    ],
+)
+def test_a_ranking_and_a_space_go_together(
+    config: Path, space: Path, tmp_path: Path, ctrkit: Callable[..., Any], trained: list[Any], text: str, select: bool, said: str
+) -> None:
+    space.write_text(text)
+    pl.DataFrame({"feature": ["item", "price", "user", "noise"], "score": [0.4, 0.3, 0.2, 0.0]}).write_csv(tmp_path / "ranking.csv")
+    refused = ctrkit("tune", config, "--space", space, *(("--select", tmp_path / "ranking.csv") if select else ()))
+    assert refused.status == 2 and said in refused.stderr
+    assert trained == []
 
 
 def test_no_outcome_without_a_trial_that_ended(config: Path, space: Path, ctrkit: Callable[..., Any]) -> None:
