@@ -455,7 +455,12 @@ def read_tree(path: str | Path) -> dict[str, Any]:
 
 def to_yaml(settings: BaseModel) -> str:
     """The experiment, or other settings, with every one spelt out; ``load_config`` reads an experiment back to an equal one."""
-    return yaml.dump(settings.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return dump_yaml(settings.model_dump(mode="json"))
+
+
+def dump_yaml(tree: object) -> str:
+    """YAML that ``load_config`` reads as the same values."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

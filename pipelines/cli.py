@@ -102,6 +102,48 @@ def prepare(config: Config, select: Select = None, top: Top = 20, overrides: Ove
 
 
 @app.command(rich_help_panel=OWN)
+def rank(
+    config: Config,
+    by: Annotated[
+        str, typer.Option(metavar="MEASURE", help="information, 3mr, mi, nmi, ami, correlation, logistic or trees.")
+    ] = "information",
+    rows: Annotated[int, typer.Option(min=100, help="At most so many training rows, drawn uniformly.")] = 10_000_000,
+    with_pairs: Annotated[bool, typer.Option("--pairs/--no-pairs", help="Compare features with one another too.")] = True,
+    most_pairs: Annotated[int, typer.Option(min=1, help="Pairs of the best features only, no more than so many.")] = 20_000,
+    order: Annotated[int, typer.Option(min=2, max=6, help="Crosses of up to so many features.")] = 2,
+    crosses: Annotated[int, typer.Option(min=1, help="Crosses tried of each order above 2.")] = 100,
+    task: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which of several labels. Default: the main one.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the rows that are drawn.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the ranking. Default: OUTPUT/rankings/NAME of the config.", show_default=False)
+    ] = None,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Rank the features by what they say of the label beyond chance; who says the same, who is broken. Writes tables, a page and pictures."""
+    with terminal(json) as screen:
+        experiment = _load(config, overrides, "training")
+        from pipelines.rank import rank_features
+
+        found = rank_features(
+            experiment,
+            screen,
+            by=by,
+            most_rows=rows,
+            pairs=with_pairs,
+            most_pairs=most_pairs,
+            order=order,
+            crosses=crosses,
+            seed=seed,
+            task=task,
+            out=out,
+        )
+        screen.result(found)
+
+
+@app.command(rich_help_panel=OWN)
 def train(
     config: Config,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the last run of this experiment that was interrupted.")] = False,

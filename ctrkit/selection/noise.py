@@ -43,7 +43,7 @@ class Chance:
         MI over shuffles has the tail of a gamma variable; Wilson & Hilferty (1931) make that a normal one. 0 for a column whose every
         shuffle says the same, such as a constant or one of unique values.
         """
-        if self.spread <= 1e-12 * max(self.mean, 1e-12):
+        if self.spread <= 1e-9 * self.mean:
             return 0.0
         shape = (self.mean / self.spread) ** 2
         third = 1 / (9 * shape)

@@ -144,7 +144,7 @@ def selection(
         typer.Option(
             "--method",
             metavar="NAME",
-            help="outrank, optfs, permutation, lasso, forest, boosting or random. Repeatable; default all.",
+            help="outrank, 3mr, optfs, permutation, lasso, forest, boosting or random. Repeatable; default all.",
             show_default=False,
         ),
     ] = None,

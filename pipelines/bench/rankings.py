@@ -19,6 +19,8 @@ from ctrkit.data.dataset import Dataset
 from ctrkit.data.labels import label_columns
 from ctrkit.errors import CtrkitError
 from ctrkit.explain.explainer import open_run
+from ctrkit.selection.coded import code_log
+from ctrkit.selection.ranking import By, rank_log
 from ctrkit.training.check import check_experiment
 from ctrkit.training.run import RunResult
 from ctrkit.training.trainer import train
@@ -53,6 +55,16 @@ class Material:
         check_experiment(experiment)
         shutil.rmtree(self.folder, ignore_errors=True)
         return train(experiment, self.dataset, run_dir=self.folder / "run", console=Console(quiet=True))
+
+
+def by_outrank(material: Material) -> Scores:
+    """Information about the label beyond that of chance, feature by feature: ``ctrkit rank --by information``."""
+    return _counted(material, "information")
+
+
+def by_3mr(material: Material) -> Scores:
+    """OutRank's relevance less redundancy and plus relation, feature after feature: ``ctrkit rank --by 3mr``."""
+    return _counted(material, "3mr")
 
 
 def by_permutation(material: Material) -> Scores:
@@ -121,6 +133,8 @@ def by_chance(material: Material) -> Scores:
 
 
 RANKINGS: dict[str, Callable[[Material], Scores]] = {
+    "outrank": by_outrank,
+    "3mr": by_3mr,
     "optfs": by_optfs,
     "permutation": by_permutation,
     "lasso": by_lasso,
@@ -142,6 +156,11 @@ def rank(name: str, material: Material) -> Scores:
         raise CtrkitError(f"the ranking '{name}' needs {error.name}, which is not installed", "pip install scikit-learn") from error
     finally:
         shutil.rmtree(material.folder, ignore_errors=True)
+
+
+def _counted(material: Material, by: By) -> Scores:
+    ranking = rank_log(code_log(material.experiment, material.folder, seed=material.seed), by=by, pairs=by == "3mr", seed=material.seed)
+    return {ranking.scores[place].name: value for place, value in zip(ranking.order, ranking.values, strict=True)}
 
 
 def _sample(material: Material) -> tuple[pl.DataFrame, np.ndarray]:

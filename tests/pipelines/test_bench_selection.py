@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import chi2
 
 from ctrkit.config import Experiment, load_config
 from ctrkit.data.prepare import prepare
@@ -61,7 +62,7 @@ def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"ctrkit.training.loop.{name}", lambda *_: None)
 
 
-@pytest.mark.parametrize("name", ["permutation", "lasso", "forest", "boosting"])
+@pytest.mark.parametrize("name", ["outrank", "3mr", "permutation", "lasso", "forest", "boosting"])
 def test_a_ranking_tells_what_clicks_follow_from_noise(config: Path, tmp_path: Path, name: str) -> None:
     experiment = load_config(config)
     material = Material(experiment, prepare(experiment), tmp_path / "scratch", seed=1)
@@ -137,8 +138,8 @@ def test_the_synthetic_log_has_the_needles_it_says(tmp_path: Path) -> None:
         groups = frame.group_by(name).agg(pl.col("click").sum(), pl.len().alias("rows"))
         rate = frame["click"].mean()
         chi = ((groups["click"] - groups["rows"] * rate) ** 2 / (groups["rows"] * rate * (1 - rate))).sum()
-        freedom = groups.height - 1
-        assert (chi - freedom) / np.sqrt(2 * freedom) > 8 if name in relevant else abs(chi - freedom) / np.sqrt(2 * freedom) < 5, name
+        chance = chi2.sf(chi, groups.height - 1)
+        assert chance < 1e-12 if name in relevant else chance > 1e-3, name
     assert write_needles(20_000, 0, tmp_path / "log", tmp_path / "out")[0] == experiment
     assert recall(["a", "needle"], frozenset({"needle", "other"})) == 0.5
 
