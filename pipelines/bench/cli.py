@@ -169,3 +169,20 @@ def selection(
 
         rows = bench_selection(configs or [], overrides or [], method or [], top or [], seeds, synthetic, out, screen)
         screen.result(rows)
+
+
+@bench_app.command("tune")
+def tune(
+    config: Config,
+    space: Annotated[Path | None, typer.Option(metavar="FILE", help="The search space, as of 'ctrkit tune'.", show_default=False)] = None,
+    trials: Annotated[int, typer.Option(min=2, help="Of each search.")] = 30,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 1, 2, ... of searches and trainings.")] = 3,
+    out: Out = Path("out/bench-tune"),
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Search with OutRank's ranking first against a search over all subsets of the features: AUC and time."""
+    with training_terminal(json) as screen:
+        from pipelines.bench.tune import bench_tune
+
+        screen.result(bench_tune(config, overrides or [], space, trials, seeds, out, screen))
