@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctrkit.embeddings.compression.space import IdSpace
+from ctrkit.embeddings.compression.stored import ByTable
 from ctrkit.embeddings.crosses import Crosses
 from ctrkit.embeddings.tables import Group
 from ctrkit.embeddings.unified import SHARED, Lookups, hash_coefficients, hash_ids
@@ -158,6 +159,7 @@ class StoredLookup(nn.Module):
     """The stored forms of compressed embeddings, each given the ids of all single-valued fields at once, then those of each bag."""
 
     starts: Tensor
+    tables: Tensor
     order: Tensor
     order_without_sequences: Tensor
 
@@ -165,8 +167,11 @@ class StoredLookup(nn.Module):
         super().__init__()
         self.single, self.multi = by_kind(inputs)
         self.groups, self.stored = tuple(groups), stored
-        self.start_of = IdSpace(inputs).start_of
+        space = IdSpace(inputs)
+        self.start_of = space.start_of
+        self.number_of = {field.name: space.names.index(field.table) for field in inputs.id_fields}
         self.register_buffer("starts", torch.tensor([self.start_of[f.name] for f in self.single], dtype=torch.int64))
+        self.register_buffer("tables", torch.tensor([self.number_of[f.name] for f in self.single], dtype=torch.int64))
         looked_up = self.single + self.multi
         self.register_buffer("order", _order(looked_up, inputs))
         self.register_buffer("order_without_sequences", _order([field for field in looked_up if field.of is None], inputs))
@@ -176,23 +181,25 @@ class StoredLookup(nn.Module):
         flat = torch.stack([ids[field.name] for field in self.single], dim=1) + self.starts if self.single else None
         embeddings: dict[str, Tensor] = {}
         for group in self.groups:
-            parts = [self._vectors(group, flat)] if flat is not None else []
+            parts = [self._vectors(group, flat, self.tables)] if flat is not None else []
             for field in self.multi:
                 bag, start = by_name[field.name], self.start_of[field.name]
+                table = torch.tensor([self.number_of[field.name]])
                 if field.of and group.unpooled:
                     places = Places(bag).ids
                     embeddings[f"mask/{field.name}"] = present = places != PADDING_ID
-                    embeddings[f"{group.name}/{field.name}"] = self._vectors(group, places + start) * present.unsqueeze(2)
+                    embeddings[f"{group.name}/{field.name}"] = self._vectors(group, places + start, table) * present.unsqueeze(2)
                 else:
-                    vectors = self._vectors(group, bag.ids + start) * (bag.ids != PADDING_ID).unsqueeze(1)
+                    vectors = self._vectors(group, bag.ids + start, table) * (bag.ids != PADDING_ID).unsqueeze(1)
                     parts.append(bag.pool(vectors).unsqueeze(1))
             order = self.order_without_sequences if group.unpooled else self.order
             embeddings[group.name] = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1).index_select(1, order)
         return embeddings
 
-    def _vectors(self, group: Group, ids: Tensor) -> Tensor:
-        """int64 of any shape -> a vector each."""
-        return self.stored[group.name](ids.flatten()).view(*ids.shape, group.dim)
+    def _vectors(self, group: Group, ids: Tensor, tables: Tensor) -> Tensor:
+        """int64 of any shape, and the tables of its last axis -> a vector each."""
+        stored = self.stored[group.name]
+        return stored(ids, tables) if isinstance(stored, ByTable) else stored(ids.flatten()).view(*ids.shape, group.dim)
 
 
 class CrossLookup(nn.Module):

@@ -1,5 +1,7 @@
 """Batch normalisation over all processes of a training step."""
 
+import math
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -34,16 +36,21 @@ class BatchNorm(nn.Module):
         self.register_buffer("variance", torch.ones(channels))
         self.register_buffer("batches", torch.zeros(()))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, times: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            times: how many equal rows each row of ``x`` stands for, ``[batch]``; None: one.
+        """
         if not self.training:
             return nn.functional.batch_norm(x, self.mean, self.variance, self.scale, self.shift, eps=self.eps)
         x = x.float()
         others = [d for d in range(x.dim()) if d != 1]
         broadcast = [-1] + [1] * (x.dim() - 2)
-        count = _sum_over_processes(x.new_tensor(x.numel() / x.shape[1]))
-        mean = _sum_over_processes(x.sum(others)) / count.clamp(min=1)
+        each = (x.new_ones(len(x)) if times is None else times.to(x.dtype)).view([-1] + [1] * (x.dim() - 1))
+        count = _sum_over_processes(each.sum() * math.prod(x.shape[2:]))
+        mean = _sum_over_processes((x * each).sum(others)) / count.clamp(min=1)
         centred = x - mean.view(broadcast)
-        variance = _sum_over_processes(centred.square().sum(others)) / count.clamp(min=1)
+        variance = _sum_over_processes((centred.square() * each).sum(others)) / count.clamp(min=1)
         with torch.no_grad():
             some = (count > 0).float()  # a batch without rows teaches nothing
             self.batches += some

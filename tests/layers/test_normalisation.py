@@ -91,3 +91,12 @@ def test_two_processes_normalise_as_one_does(tmp_path: Path) -> None:
     torch.testing.assert_close(first[3] + second[3], norm.shift.grad)
     for statistics in (first[4:], second[4:]):
         torch.testing.assert_close(statistics, [norm.mean, norm.variance])
+
+
+def test_a_row_that_stands_for_several_counts_as_often() -> None:
+    rows, times = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 4, 2, 1, 7])
+    weighed, spelled_out = BatchNorm(3), BatchNorm(3)
+    expected = spelled_out(rows.repeat_interleave(times, dim=0))
+    torch.testing.assert_close(weighed(rows, times).repeat_interleave(times, dim=0), expected)
+    torch.testing.assert_close(weighed.mean, spelled_out.mean)
+    torch.testing.assert_close(weighed.variance, spelled_out.variance)

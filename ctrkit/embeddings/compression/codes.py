@@ -28,7 +28,7 @@ def stochastically(numbers: Tensor, draws: Tensor) -> Tensor:
 
 
 class StoredCodes(nn.Module):
-    """Codes ``[rows, dim]``: place int64 ``[n]`` -> float32 ``[n, dim]``, the codes as numbers."""
+    """Codes ``[rows, dim]``: place int64 of any shape ``[..]`` -> float32 ``[.., dim]``, the codes as numbers."""
 
     codes: Tensor
 
@@ -43,9 +43,9 @@ class StoredCodes(nn.Module):
         self.register_buffer("codes", kept)
 
     def forward(self, places: Tensor) -> Tensor:
-        codes = self.codes[places]
+        codes = self.codes.index_select(0, places.flatten()).unflatten(0, places.shape)
         if self.bits != 4:
             return codes.to(torch.float32)
         pairs = codes.to(torch.int64)
-        halves = torch.stack([pairs // 16, pairs % 16], dim=2).flatten(1)[:, : self.dim]
+        halves = torch.stack([pairs // 16, pairs % 16], dim=-1).flatten(-2)[..., : self.dim]
         return (halves - 8).to(torch.float32)

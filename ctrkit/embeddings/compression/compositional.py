@@ -1,10 +1,13 @@
 """Compositional embedding by quotient and remainder (Shi et al., Compositional Embeddings Using Complementary Partitions for Memory-Efficient
 Recommendation Systems, KDD 2020, arXiv 1909.02107)::
 
-    v(x) = R[x mod m] * Q[x // m]        R: [m, dim]; Q: [ceil(ids / m), dim]; or their sum
+    v(x) = R[x mod m] * (1 + Q[x // m])        R: [m, dim]; Q: [ceil(ids / m), dim]; or R[..] + Q[..]
 
 No two ids have both rows in common, so every id has a vector of its own. Of the two m that fill a budget this takes the larger one, as the
 paper does (few ids to a remainder's row): ids that are neighbours, often about as frequent, then share rows of the small table only.
+
+The paper multiplies by Q itself. Counted from 1 the products are the same, but start as R does, learn as fast as a plain table, and a decay of
+rows pulls Q's towards doing nothing instead of both factors towards zero.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +25,6 @@ from ctrkit.embeddings.compression.stored import StoredRows
 
 Operation = Literal["product", "sum"]
 
-_FACTOR_STD = 0.1
-"""Of rows that are multiplied: the products start with its square, 0.01."""
-
 
 class CompositionalSettings(MethodSettings):
     operation: Operation = Field(default="product", description="what is made of an id's two rows")
@@ -38,15 +38,14 @@ class Compositional(Codec):
     def __init__(self, space: IdSpace, dim: int, remainders: int, operation: Operation) -> None:
         super().__init__(space, dim)
         self.remainders, self.operation = remainders, operation
-        std = _FACTOR_STD if operation == "product" else None
-        self.parts = (Part("remainder", remainders, dim, std), Part("quotient", -(-space.total // remainders), dim, std))
+        self.parts = (Part("remainder", remainders, dim), Part("quotient", -(-space.total // remainders), dim))
 
     def places(self, ids: Tensor) -> list[Tensor]:
         return [ids % self.remainders, ids // self.remainders]
 
     def combine(self, ids: Tensor, vectors: Sequence[Tensor]) -> Tensor:
         remainder, quotient = vectors
-        return remainder * quotient if self.operation == "product" else remainder + quotient
+        return remainder * (1 + quotient) if self.operation == "product" else remainder + quotient
 
     def stored(self, parts: Mapping[str, Tensor]) -> nn.Module:
         return StoredCompositional(self, parts["remainder"], parts["quotient"])

@@ -73,10 +73,12 @@ class DHECodec(Codec):
         nn.init.zeros_(self.last.bias)
 
     def combine(self, ids: Tensor, vectors: Sequence[Tensor]) -> Tensor:
-        x = encode(ids, self.slopes, self.offsets, self.encoding)
+        """The network sees each distinct id once; the norms weigh it as often as it is there, so nothing else changes."""
+        distinct, place, times = ids.unique(return_inverse=True, return_counts=True)
+        x = encode(distinct, self.slopes, self.offsets, self.encoding)
         for linear, norm in zip(self.linears, self.norms, strict=True):
-            x = functional.mish(norm(linear(x)))
-        return self.last(x)
+            x = functional.mish(norm(linear(x), times))
+        return functional.embedding(place, self.last(x))
 
     def stored(self, parts: Mapping[str, Tensor]) -> nn.Module:
         return StoredDHE(self)

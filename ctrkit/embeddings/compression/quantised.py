@@ -23,7 +23,8 @@ from ctrkit.embeddings.compression.codes import WIDTHS, StoredCodes, code_bytes,
 from ctrkit.embeddings.compression.full import FullTable
 from ctrkit.embeddings.compression.method import FLOAT_BYTES, Method, MethodSettings
 from ctrkit.embeddings.compression.registry import register
-from ctrkit.embeddings.compression.space import IdSpace, table_of
+from ctrkit.embeddings.compression.space import IdSpace
+from ctrkit.embeddings.compression.stored import ByTable
 
 _TABLE_BYTES = 2 * FLOAT_BYTES
 """Of a table: its scale and, int32, where its ids start."""
@@ -90,18 +91,16 @@ class QuantisedCodec(FullTable):
         return StoredQuantised(StoredCodes(self.codes(rows, scales, by_chance=False), self.bits), self.scales, self.space.starts)
 
 
-class StoredQuantised(nn.Module):
+class StoredQuantised(ByTable):
     scales: Tensor
-    starts: Tensor
 
     def __init__(self, codes: StoredCodes, scales: Tensor, starts: Tensor) -> None:
-        super().__init__()
+        super().__init__(starts)
         self.codes = codes
         self.register_buffer("scales", scales.detach().clone())
-        self.register_buffer("starts", starts.to(torch.int32))
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.codes(ids) * self.scales[table_of(ids, self.starts.to(torch.int64))].unsqueeze(1)
+    def vectors(self, ids: Tensor, tables: Tensor) -> Tensor:
+        return self.codes(ids) * self.scales[tables].unsqueeze(-1)
 
 
 class QuantisedSettings(MethodSettings):

@@ -11,8 +11,8 @@ from ctrkit.schema import Inputs
 
 
 def table_of(ids: Tensor, starts: Tensor) -> Tensor:
-    """Which range, by number, each id is in, of those that start at ``starts``, rising from 0. int64 ``[n]`` -> int64 ``[n]``."""
-    return (ids.unsqueeze(1) >= starts[1:]).sum(dim=1)
+    """Which range, by number, each id is in, of those that start at ``starts``, rising from 0. int64 of any shape -> likewise."""
+    return (ids.unsqueeze(-1) >= starts[1:]).sum(dim=-1)
 
 
 class IdSpace(nn.Module):

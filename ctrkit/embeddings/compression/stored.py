@@ -1,8 +1,12 @@
 """Pieces of stored forms, in operations that ONNX has."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from ctrkit.embeddings.compression.space import table_of
 
 
 class StoredRows(nn.Module):
@@ -35,3 +39,29 @@ def find_sorted(keys: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         place = torch.where(keys[ahead].to(torch.int64) <= wanted, ahead, place)
         step >>= 1
     return place, keys[place].to(torch.int64) == wanted
+
+
+class ByTable(nn.Module, ABC):
+    """A stored form whose vectors depend on the table that an id is of.
+
+    Args:
+        starts: where each table's ids start, rising from 0. Kept in int32, and counted as stored.
+    """
+
+    starts: Tensor
+
+    def __init__(self, starts: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("starts", starts.to(torch.int32))
+
+    def forward(self, ids: Tensor, tables: Tensor | None = None) -> Tensor:
+        """int64 ``[.., n]`` -> ``[.., n, dim]``.
+
+        Args:
+            tables: of the ids, by number, int64 ``[n]``, of a caller that knows them: to find them takes longer than all the rest.
+        """
+        return self.vectors(ids, table_of(ids, self.starts.to(torch.int64)) if tables is None else tables)
+
+    @abstractmethod
+    def vectors(self, ids: Tensor, tables: Tensor) -> Tensor:
+        """int64 ``[.., n]``, and ``[n]`` or ``[.., n]`` -> ``[.., n, dim]``."""

@@ -3,25 +3,31 @@ arXiv 2101.11714)::
 
     v(x) = G1[x1] G2[x2] G3[x3]        x = (x1 n2 + x2) n3 + x3; Gk[xk]: [r_k-1, d_k, r_k], r_0 = r_3 = 1, r_1 = r_2 = rank
 
-with ``n1 n2 n3 >= ids`` and ``d1 d2 d3 = dim``, each as even as can be and rising. A core is a table of nk rows. The rank is solved from
-the budget.
+with ``n1 n2 n3 >= ids`` and ``d1 d2 d3 = dim``, each as even as can be and rising. The rank is solved from the budget.
 
-Cores start so that a vector's numbers have the variance the paper aims at, 1 / (3 ids). The paper draws them from a Gaussian without its
-middle, |z| < 2, so that fewer products are near zero; here it is a plain Gaussian, as all rows of tables are.
+A number of a vector is a sum of products of three. Cores start so that it has the variance the paper aims at, 1 / (3 ids), and, as the paper
+has it, out of a Gaussian without its middle, |z| < 2, so that fewer products are near zero.
+
+A row of the middle core is as long as ``d2 rank^2``: to look it up for every value of a batch would move gigabytes. Unless there are very
+many, the first two cores are multiplied for all pairs of their rows, and of that a row is looked up.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from math import isqrt
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from ctrkit.embeddings.compression.codec import Codec, Part
+from ctrkit.embeddings.compression.codec import Codec
 from ctrkit.embeddings.compression.method import FLOAT_BYTES, Method, MethodSettings
 from ctrkit.embeddings.compression.registry import register
 from ctrkit.embeddings.compression.space import IdSpace
-from ctrkit.embeddings.compression.stored import StoredRows
 
-_CORES = ("first", "second", "third")
+_CUT = 2.0
+_PAIRS = 65_536
+"""Of rows of the first two cores, at most, to multiply them all: up to 16 million ids."""
 
 Three = tuple[int, int, int]
 
@@ -47,38 +53,58 @@ class TTCodec(Codec):
         super().__init__(space, dim)
         self.rank, self.rows, self.factors = rank, even_rows(space.total), even_factors(dim)
         std = ((1 / (3 * space.total)) ** 0.5 / rank) ** (1 / 3)
-        widths = (self.factors[0] * rank, rank * self.factors[1] * rank, rank * self.factors[2])
-        self.parts = tuple(Part(name, rows, width, std) for name, rows, width in zip(_CORES, self.rows, widths, strict=True))
-
-    def places(self, ids: Tensor) -> list[Tensor]:
-        _, second, third = self.rows
-        return [ids // (second * third), ids // third % second, ids % third]
+        (n1, n2, n3), (d1, d2, d3) = self.rows, self.factors
+        shapes = ((n1, d1, rank), (n2, rank, d2, rank), (n3, rank, d3))
+        self.first, self.second, self.third = (nn.Parameter(without_middle(shape) * std) for shape in shapes)
 
     def combine(self, ids: Tensor, vectors: Sequence[Tensor]) -> Tensor:
-        first, second, third = vectors
-        d1, d2, d3 = self.factors
-        left = first.view(-1, d1, self.rank) @ second.view(-1, self.rank, d2 * self.rank)
-        return (left.view(-1, d1 * d2, self.rank) @ third.view(-1, self.rank, d3)).view(-1, self.dim)
+        return multiplied(ids, self.first, self.second, self.third)
 
     def stored(self, parts: Mapping[str, Tensor]) -> nn.Module:
-        return StoredTT(self, parts)
+        return StoredTT(self)
+
+
+def without_middle(shape: Sequence[int]) -> Tensor:
+    """Numbers of variance 1 from a Gaussian of which |z| < 2 was cut out."""
+    rest = torch.special.ndtr(torch.tensor(-_CUT, dtype=torch.float64))
+    density = math.exp(-(_CUT**2) / 2) / math.sqrt(2 * math.pi)
+    variance = 1 + _CUT * density / rest
+    tail = torch.special.ndtri(torch.rand(*shape, dtype=torch.float64).clamp(min=1e-12) * rest)
+    return (torch.where(torch.rand(*shape) < 0.5, tail, -tail) / variance.sqrt()).to(torch.float32)
+
+
+def multiplied(ids: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+    """int64 ``[n]`` -> ``[n, dim]``, of the cores ``[n1, d1, r]``, ``[n2, r, d2, r]`` and ``[n3, r, d3]``."""
+    (n1, d1, rank), (n2, _, d2, _), (n3, _, d3) = first.shape, second.shape, third.shape
+    pair = ids // n3
+    if n1 * n2 <= _PAIRS:
+        pairs = first.reshape(n1 * d1, rank) @ second.permute(1, 0, 2, 3).reshape(rank, n2 * d2 * rank)
+        pairs = pairs.view(n1, d1, n2, d2 * rank).permute(0, 2, 1, 3).reshape(n1 * n2, d1 * d2 * rank)
+        left = functional.embedding(pair, pairs).view(-1, d1 * d2, rank)
+    else:
+        left = (first[pair // n2] @ second[pair % n2].flatten(2)).view(-1, d1 * d2, rank)
+    return (left @ third[ids % n3]).view(-1, d1 * d2 * d3)
 
 
 class StoredTT(nn.Module):
-    def __init__(self, codec: TTCodec, parts: Mapping[str, Tensor]) -> None:
+    first: Tensor
+    second: Tensor
+    third: Tensor
+
+    def __init__(self, codec: TTCodec) -> None:
         super().__init__()
-        self.places, self.combine = codec.places, codec.combine
-        self.cores = nn.ModuleList(StoredRows(parts[name]) for name in _CORES)
+        for name in ("first", "second", "third"):
+            self.register_buffer(name, getattr(codec, name).detach().clone())
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.combine(ids, [core(place) for core, place in zip(self.cores, self.places(ids), strict=True)])
+        return multiplied(ids, self.first, self.second, self.third)
 
 
 @register(
     "tt_rec",
     kind="inter-feature: tensor decomposition",
     paper="Yin et al., TT-Rec: Tensor Train Compression for Deep Learning Recommendation Models, MLSys 2021",
-    sharded="its three cores",
+    sharded="nothing: the cores are in every process",
     benchmarked=True,
 )
 class TTRec(Method):

@@ -47,7 +47,7 @@ def test_the_operation_joins_the_two_rows() -> None:
     space = space_of({"only": 12})
     ids = torch.tensor([0, 5, 7, 11])
     for operation, expected in [
-        ("product", [[0, 10], [10, 110], [4, 1.5], [20, 5.5]]),
+        ("product", [[0, 11], [20, 121], [6, 4.5], [30, 16.5]]),
         ("sum", [[1, 11], [11, 21], [4, 3.5], [12, 11.5]]),
     ]:
         method = method_of("compositional", 8 / 12, 2, space, operation=operation)
@@ -57,9 +57,11 @@ def test_the_operation_joins_the_two_rows() -> None:
         torch.testing.assert_close(codec.stored(tables)(ids), torch.tensor(expected, dtype=torch.float32))
 
 
-def test_rows_that_are_multiplied_start_large_enough_to_be_seen() -> None:
-    assert {part.init_std for part in made(method_of("compositional", 0.5))[0].parts} == {0.1}
-    assert {part.init_std for part in made(method_of("compositional", 0.5, operation="sum"))[0].parts} == {None}
+def test_products_start_as_spread_as_a_plain_table() -> None:
+    assert {part.init_std for part in made(method_of("compositional", 0.5))[0].parts} == {None}
+    codec, tables = made(method_of("compositional", 0.5))
+    tables["quotient"].zero_()
+    assert torch.equal(looked_up(codec, tables, torch.arange(600)), tables["remainder"][torch.arange(600) % codec.parts[0].rows])
 
 
 def test_another_operation_is_refused() -> None:

@@ -6,6 +6,7 @@ import torch
 from ctrkit.embeddings.compression.codec import stored_bytes
 from ctrkit.embeddings.compression.dhe import DHE, dhe_bytes, encode
 from ctrkit.errors import CtrkitError
+from ctrkit.layers.normalisation import BatchNorm
 from tests.embeddings.compression.made import looked_up, made, method_of, space_of
 
 EVERYTHING = torch.arange(600)
@@ -50,9 +51,9 @@ def test_codes_are_spread_as_they_should_and_differ(encoding: str, variance: flo
 def test_what_is_stored_is_the_network_in_evaluation(encoding: str) -> None:
     codec, _ = made(method_of("dhe", 0.5, encoding=encoding))
     for norm in codec.modules():
-        if isinstance(norm, torch.nn.BatchNorm1d):
-            torch.nn.init.normal_(norm.weight)
-            torch.nn.init.normal_(norm.bias)
+        if isinstance(norm, BatchNorm) and norm.scale is not None and norm.shift is not None:
+            torch.nn.init.normal_(norm.scale)
+            torch.nn.init.normal_(norm.shift)
     codec.train()
     for _ in range(3):
         looked_up(codec, {}, EVERYTHING)

@@ -5,8 +5,9 @@ from math import prod
 import pytest
 import torch
 
+from ctrkit.embeddings.compression import tt_rec
 from ctrkit.embeddings.compression.codec import stored_bytes
-from ctrkit.embeddings.compression.tt_rec import TTCodec, TTRec, even_factors, even_rows
+from ctrkit.embeddings.compression.tt_rec import TTCodec, TTRec, even_factors, even_rows, without_middle
 from tests.embeddings.compression.made import looked_up, made, method_of
 
 EVERYTHING = torch.arange(600)
@@ -42,34 +43,30 @@ def test_the_rank_is_the_most_that_fits(budget: float, dim: int) -> None:
     assert cores_bytes(method.rank, dim) <= method.allowed_bytes < cores_bytes(method.rank + 1, dim)
 
 
+@pytest.mark.parametrize("pairs", [65_536, 1])
 @pytest.mark.parametrize("dim", [5, 16])
-def test_a_vector_is_the_product_of_its_cores(dim: int) -> None:
-    codec, tables = made(method_of("tt_rec", 0.5, dim))
+def test_a_vector_is_the_product_of_its_cores(dim: int, pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tt_rec, "_PAIRS", pairs)
+    codec, _ = made(method_of("tt_rec", 0.5, dim))
     assert isinstance(codec, TTCodec)
-    (n1, n2, n3), (d1, d2, d3), r = codec.rows, codec.factors, codec.rank
-    full = torch.einsum(
-        "iar,jrbs,ksc->ijkabc",
-        tables["first"].view(n1, d1, r),
-        tables["second"].view(n2, r, d2, r),
-        tables["third"].view(n3, r, d3),
-    ).reshape(-1, dim)[:600]
-    torch.testing.assert_close(looked_up(codec, tables, EVERYTHING), full)
-    torch.testing.assert_close(codec.stored(tables)(EVERYTHING), full)
-
-
-def test_every_id_has_cores_of_its_own_together() -> None:
-    codec, _ = made(method_of("tt_rec", 0.1))
-    places = torch.stack(codec.places(EVERYTHING))
-    assert len(places.unique(dim=1).T) == 600
-    assert all(int(place.max()) < part.rows for place, part in zip(places, codec.parts, strict=True))
+    full = torch.einsum("iar,jrbs,ksc->ijkabc", codec.first, codec.second, codec.third).reshape(-1, dim)[:600]
+    torch.testing.assert_close(looked_up(codec, {}, EVERYTHING), full)
+    torch.testing.assert_close(codec.stored({})(EVERYTHING), full)
 
 
 @pytest.mark.parametrize("budget", [1.0, 0.1])
 def test_vectors_start_with_the_paper_s_variance(budget: float) -> None:
-    codec, _ = made(method_of("tt_rec", budget, 16))
+    method = method_of("tt_rec", budget, 16)
+    counts = torch.ones(600, dtype=torch.int64)
     variances = []
     for seed in range(20):
-        draw = torch.Generator().manual_seed(seed)
-        tables = {p.name: torch.randn(p.rows, p.width, generator=draw) * (p.init_std or 0) for p in codec.parts}
-        variances.append(looked_up(codec, tables, EVERYTHING).square().mean())
-    assert float(torch.stack(variances).mean()) == pytest.approx(1 / 1800, rel=0.15)
+        torch.manual_seed(seed)
+        variances.append(looked_up(method.codec({}, counts), {}, EVERYTHING).square().mean())
+    assert torch.stack(variances).mean().item() == pytest.approx(1 / 1800, rel=0.15)
+
+
+def test_cores_start_without_small_numbers() -> None:
+    torch.manual_seed(0)
+    drawn = without_middle([100_000])
+    assert drawn.var().item() == pytest.approx(1, rel=0.02) and abs(float(drawn.mean())) < 0.02
+    assert float(drawn.abs().min()) == pytest.approx(2 / 5.746**0.5, rel=1e-3)
