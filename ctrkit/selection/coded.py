@@ -192,14 +192,14 @@ def _raw(feature: Feature, dtype: pl.DataType) -> pl.Expr:
     column = pl.col(feature.name)
     if feature.kind is Kind.NUMERIC or dtype == pl.UInt32:
         return column
-    if feature.of is not None:
-        value = column.list.last()
-        return pl.when(value.is_not_null()).then(value.hash(0)).otherwise(pl.lit(0, pl.UInt64)).alias(feature.name)
-    if feature.multi_valued:
-        value = column.cast(pl.List(pl.String)).list.unique().list.sort().list.join("\x1f")
-        return pl.when(column.list.len() > 0).then(value.hash(0)).otherwise(pl.lit(0, pl.UInt64)).alias(feature.name)
     missing = "" if feature.dtype == "string" else MISSING_INT
-    return pl.when(column != missing).then(column.hash(0)).otherwise(pl.lit(0, pl.UInt64)).alias(feature.name)
+    if feature.multi_valued:
+        column = column.list.eval(pl.element().filter(pl.element() != missing))
+        bag = column.cast(pl.List(pl.String)).list.unique().list.sort().list.join("\x1f")
+        value, known = (column.list.last() if feature.of is not None else bag), column.list.len() > 0
+    else:
+        value, known = column, column != missing
+    return pl.when(known).then(value.hash(0)).otherwise(pl.lit(0, pl.UInt64)).alias(feature.name)
 
 
 def _column(feature: Feature, raw_file: Path, numbered: bool) -> Column:

@@ -2,11 +2,12 @@
 
 One feature after the other, each time the one that adds most to those chosen before it:
 
-    score(f) - redundancy * max over s of told(f, s) * max(score(f), 0) + relation * max over s of max(synergy(f, s), 0)
+    relevance(f) - redundancy * max over s of told(f, s) * relevance(f) + relation * related(f)
 
-with s over the chosen ones. ``told(f, s)`` is the share of f's entropy that s tells, so a copy, or the country of a chosen city, adds
-nothing; ``synergy`` is what only both together say of the label, counted where the pair stands out from chance. The largest of each, not the
-mean: one copy makes a feature redundant however many others are chosen.
+with s over the chosen ones. Relevance is the score, where it stands out from chance. ``told(f, s)`` is the share of f's entropy that s
+tells, so a copy, or the country of a chosen city, adds nothing. Related is what f and another feature say of the label only together
+(``Pair.synergy``, where the pair stands out): all of it if the other is chosen, else half, as two features have to be chosen for it. The
+largest of each counts, not the mean: one copy makes a feature redundant however many others are chosen.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from ctrkit.selection.scores import FAR, Score
 
 
 def rank_3mr(scores: Sequence[Score], pairs: Sequence[Pair], redundancy: float = 1.0, relation: float = 1.0) -> list[tuple[int, float]]:
-    """(place of a feature, what it added when it was chosen), the first chosen first; equals go by name.
+    """(place of a feature, what it added when it was chosen), the first chosen first; equals go by score, then by name.
 
     Args:
         pairs: of those places; a pair that is not there counts as neither redundant nor related.
@@ -29,12 +30,13 @@ def rank_3mr(scores: Sequence[Score], pairs: Sequence[Pair], redundancy: float =
         told[pair.second, pair.first] = max(pair.second_told, 0.0)
         if pair.z > FAR:
             related[pair.first, pair.second] = related[pair.second, pair.first] = max(pair.synergy, 0.0)
-    alone = np.array([score.score for score in scores])
-    most_told, most_related = np.zeros((2, len(scores)))
-    left = sorted(range(len(scores)), key=lambda place: scores[place].name)
+    relevance = np.array([score.score if score.stands_out else min(score.score, 0.0) for score in scores])
+    most_told = np.zeros(len(scores))
+    most_related = related.max(1) / 2
+    left = sorted(range(len(scores)), key=lambda place: (-scores[place].score, scores[place].name))
     chosen: list[tuple[int, float]] = []
     while left:
-        gains = alone - redundancy * most_told * np.maximum(alone, 0.0) + relation * most_related
+        gains = relevance - redundancy * most_told * np.maximum(relevance, 0.0) + relation * most_related
         best = max(left, key=lambda place: gains[place])
         chosen.append((best, float(gains[best])))
         left.remove(best)

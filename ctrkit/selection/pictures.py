@@ -42,7 +42,8 @@ def _bars(ranking: Ranking, path: Path) -> tuple[str, str]:
         y, np.multiply(bands, 2), left=np.negative(bands), color=ORANGE, alpha=0.35, height=0.85, label=f"chance, ± {FAR:g} deviations"
     )
     axes.set_yticks(y, [_short(score.name) for score in scores], fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.use_sticky_edges = False
     axes.set_xlabel("information on the label beyond chance, share of its entropy")
     axes.set_title(_title(f"{len(order)} of {len(ranking.order)} features by {ranking.by}"), loc="left", fontsize=11)
     _finish(axes)
