@@ -114,7 +114,7 @@ def by_forest(material: Material) -> Scores:
 
     rows, labels = _sample(material)
     forest = RandomForestClassifier(100, min_samples_leaf=10, random_state=material.seed).fit(_numbers(material, rows), labels)
-    return dict(zip(rows.columns, forest.feature_importances_.tolist(), strict=True))
+    return dict(zip(rows.columns, np.asarray(forest.feature_importances_).tolist(), strict=True))
 
 
 def by_boosting(material: Material) -> Scores:
@@ -123,7 +123,7 @@ def by_boosting(material: Material) -> Scores:
 
     rows, labels = _sample(material)
     trees = GradientBoostingClassifier(subsample=0.5, random_state=material.seed).fit(_numbers(material, rows), labels)
-    return dict(zip(rows.columns, trees.feature_importances_.tolist(), strict=True))
+    return dict(zip(rows.columns, np.asarray(trees.feature_importances_).tolist(), strict=True))
 
 
 def by_chance(material: Material) -> Scores:

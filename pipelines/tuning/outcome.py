@@ -6,7 +6,6 @@ from typing import Any
 
 import optuna
 import polars as pl
-from optuna.distributions import CategoricalDistribution
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from ctrkit.config import to_yaml
@@ -61,13 +60,12 @@ def write_outcome(study: optuna.Study, plan: Plan, folder: Path) -> dict[str, An
 def trials_frame(trials: list[FrozenTrial]) -> pl.DataFrame:
     """One row a trial: state, valid AUC, evaluations, seconds since the first one began at which it began and ended, and its parameters."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
-    words = {
-        n for n in names for t in trials if isinstance(t.distributions.get(n), CategoricalDistribution) and not n.startswith("feature.")
-    }
+    kinds = {name: {type(trial.params[name]) for trial in trials if name in trial.params} for name in names}
+    mixed = {name for name, types in kinds.items() if len(types) > 1 and not types <= {int, float}}
     first = min(trial.datetime_start for trial in trials if trial.datetime_start is not None)
 
     def row(trial: FrozenTrial) -> dict[str, Any]:
-        values = {name: str(value) if name in words else value for name, value in trial.params.items()}
+        values = {name: str(value) if name in mixed else value for name, value in trial.params.items()}
         times = {"began": trial.datetime_start, "ended": trial.datetime_complete}
         return {
             "trial": trial.number,

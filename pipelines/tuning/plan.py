@@ -43,7 +43,8 @@ class Plan(Settings):
         Raises:
             CtrkitError: settings that do not go together, or no feature is kept.
         """
-        model = trial.suggest_categorical("model", self.models) if len(self.models) > 1 else self.models[0]
+        several = len(self.models) > 1
+        model = trial.suggest_categorical("model", self.models) if several else self.models[0]
         axes = {key: axis for key, axis in self.space.settings.items() if has_setting(model, key)}
         settings = {key: axis.draw(trial, key) for key, axis in axes.items()}
         return overridden(self.experiment, model, settings, self._kept(trial))

@@ -151,7 +151,7 @@ def test_bad_trials_are_pruned_and_twins_not_trained(
     )
     said = ctrkit("tune", config, "--space", space, "--trials", 8, "--set", "training.epochs=4", "--out", tmp_path / "study")
     frame = pl.read_parquet(tmp_path / "study/trials.parquet")
-    bad = frame.filter(pl.col("embedding.learning_rate") == "1e-09", pl.col("training.learning_rate") == "1e-09")
+    bad = frame.filter(pl.col("embedding.learning_rate") == 1e-9, pl.col("training.learning_rate") == 1e-9)
     assert len(bad) and set(bad["state"]) == {"pruned"}
     assert set(bad["evaluations"]) == {1} and set(frame.filter(state="complete")["evaluations"]) == {4}
     assert said.json["best"]["valid_auc"] > 0.7
@@ -202,7 +202,7 @@ def test_settings_that_do_not_go_together_fail_a_trial_and_not_the_search(
     space.write_text("settings: {embedding.l2: [0.0, 0.1], embedding.l2_rows: [touched, all]}\nfeatures: all")
     said = ctrkit("tune", config, "--space", space, "--trials", 8, "--out", tmp_path / "study")
     frame = pl.read_parquet(tmp_path / "study/trials.parquet")
-    clash = (pl.col("embedding.l2") == "0.1") & (pl.col("embedding.l2_rows") == "all")
+    clash = (pl.col("embedding.l2") == 0.1) & (pl.col("embedding.l2_rows") == "all")
     failed = frame.filter(clash)
     assert len(failed) and set(failed["state"]) == {"failed"} and failed["error"].str.contains("needs optimizer: adam").all()
     assert "failed" not in frame.filter(~clash)["state"]
@@ -263,7 +263,7 @@ def test_the_default_space_is_around_the_config(config: Path, tmp_path: Path, ct
     plan = read_plan(tmp_path / "study")
     assert plan.models == ("dnn", "deepfm", "dcnv2") and plan.space.settings["embedding.dim"].choices == (2, 4, 8)
     frame = pl.read_parquet(tmp_path / "study/trials.parquet")
-    assert frame.row(0, named=True) | {"model": "dnn", "embedding.dim": "4", "feature.noise": True} == frame.row(0, named=True)
+    assert frame.row(0, named=True) | {"model": "dnn", "embedding.dim": 4, "feature.noise": True} == frame.row(0, named=True)
 
 
 def test_a_ranking_narrows_the_features(config: Path, space: Path, tmp_path: Path, ctrkit: Callable[..., Any], trained: list[Any]) -> None:
@@ -275,7 +275,7 @@ def test_a_ranking_narrows_the_features(config: Path, space: Path, tmp_path: Pat
     tried = {tuple(f.name for f in experiment.features) for experiment in trained}
     assert len(tried) > 1 and tried <= best_first, "in the config's order"
     frame = pl.read_parquet(tmp_path / "study/trials.parquet")
-    assert not [name for name in frame.columns if name.startswith("feature.")] and frame["top"][0] == "4"
+    assert not [name for name in frame.columns if name.startswith("feature.")] and frame["top"][0] == 4
 
     space.write_text(SPACE + "top: [3, 2]")
     trained.clear()
