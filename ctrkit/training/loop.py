@@ -40,7 +40,7 @@ from ctrkit.training.distributed import (
     mean_loss,
 )
 from ctrkit.training.diverged import diverged
-from ctrkit.training.evaluate import model_without_optimizer, predict
+from ctrkit.training.evaluate import Predictions, model_without_optimizer, predict
 from ctrkit.training.monitor import monitored
 from ctrkit.training.optim import dense_optimizer
 from ctrkit.training.plots import calibration_plot, learning_curve, pair_map
@@ -94,6 +94,7 @@ class Loop:
         search: it, if this is the search.
         found: what the search found, if this is the training after it.
         watch: told of each evaluation; what it raises ends the training.
+        pictures: whether to draw the learning curve and the calibration.
     """
 
     def __init__(
@@ -107,8 +108,9 @@ class Loop:
         search: Search | None = None,
         found: Found | None = None,
         watch: Watch | None = None,
+        pictures: bool = True,
     ) -> None:
-        self.search, self.found, self.watch = search, found, watch
+        self.search, self.found, self.watch, self.pictures = search, found, watch, pictures
         self.stops_early = search is None or search.stops_early
         self.experiment, self.dataset, self.run_dir, self.worker, self.console = experiment, dataset, run_dir, worker, console
         self.settings = settings = experiment.training
@@ -430,15 +432,19 @@ class Loop:
             temporary = self.run_dir / f".{WEIGHTS_FILE}.tmp"
             shutil.copyfile(self.checkpoints.best_path(best_step), temporary)
             temporary.replace(self.run_dir / WEIGHTS_FILE)
-            tasks = self.dataset.inputs.tasks
-            learning_curve(read_records(self.run_dir), best_step, self.run_dir / "learning_curve.png", tasks)
-            split = "test" if "test" in scored else "valid"
-            calibration_plot(scored[split].labels, scored[split].probabilities, split, self.run_dir / "calibration.png", tasks)
+            if self.pictures:
+                self._draw(best_step, scored)
             write_json(self.run_dir / RESULT_FILE, result.to_json())
             forget_rewind(self.run_dir / SEARCH_FOLDER)
         dist.barrier()
         self.checkpoints.delete()
         return result
+
+    def _draw(self, best_step: int, scored: dict[str, Predictions]) -> None:
+        tasks = self.dataset.inputs.tasks
+        learning_curve(read_records(self.run_dir), best_step, self.run_dir / "learning_curve.png", tasks)
+        split = "test" if "test" in scored else "valid"
+        calibration_plot(scored[split].labels, scored[split].probabilities, split, self.run_dir / "calibration.png", tasks)
 
     def _check_reloaded(self, valid: dict[str, float]) -> None:
         """The weights read back from disk must score as the model in training did."""

@@ -48,6 +48,7 @@ def train(
     resume: bool = False,
     console: Console | None = None,
     watch: Watch | None = None,
+    pictures: bool = True,
 ) -> RunResult:
     """Trains a model and writes its run folder. Under ``torchrun`` every process calls it with the same arguments.
 
@@ -59,6 +60,7 @@ def train(
             left as it is and its result returned.
         console: default standard error.
         watch: told of each evaluation, those of a search apart; what it raises ends the training.
+        pictures: whether the run folder gets the learning curve and the calibration.
 
     Raises:
         CtrkitError: unknown model or setting, nothing to resume, loss not finite, a valid split of one class, a full disk.
@@ -75,7 +77,7 @@ def train(
             return finished
         try:
             found = _search(experiment, dataset, folder / SEARCH_FOLDER, worker, console)
-            return Loop(experiment, dataset, folder, worker, console, found=found, watch=watch).run()
+            return Loop(experiment, dataset, folder, worker, console, found=found, watch=watch, pictures=pictures).run()
         except KeyboardInterrupt:
             console.print(f"Interrupted. Go on with: --resume (run folder {folder})", highlight=False, markup=False)
             raise

@@ -54,7 +54,7 @@ class Material:
         experiment = self.experiment.model_copy(update={"training": training, "model": model or self.experiment.model})
         check_experiment(experiment)
         shutil.rmtree(self.folder, ignore_errors=True)
-        return train(experiment, self.dataset, run_dir=self.folder / "run", console=Console(quiet=True))
+        return train(experiment, self.dataset, run_dir=self.folder / "run", console=Console(quiet=True), pictures=False)
 
 
 def by_outrank(material: Material) -> Scores:

@@ -149,7 +149,7 @@ class _Log:
             model = self.experiment.model.name
             experiment = overridden(self.experiment, model, {"training.seed": seed}, kept)
             dataset = narrow(self.dataset, experiment, self.folder / "dataset")
-            result = train(experiment, dataset, run_dir=self.folder / "run", console=Console(quiet=True))
+            result = train(experiment, dataset, run_dir=self.folder / "run", console=Console(quiet=True), pictures=False)
             seconds = time.perf_counter() - started
             shutil.rmtree(self.folder)
             line = {"kept": kept, "seed": seed, "valid_auc": result.valid["auc"], "test_auc": result.test["auc"], "seconds": seconds}

@@ -79,7 +79,7 @@ def _train(experiment: Experiment, dataset: Dataset, scratch: Path, look: Callab
     shutil.rmtree(scratch, ignore_errors=True)
     if len(experiment.features) < len(dataset.features):
         dataset = narrow(dataset, experiment, scratch / "dataset")
-    return train(experiment, dataset, run_dir=scratch / "run", console=Console(quiet=True), watch=watch)
+    return train(experiment, dataset, run_dir=scratch / "run", console=Console(quiet=True), watch=watch, pictures=False)
 
 
 def _look(trial: Trial, step: int, auc: float, budget: Budget) -> None:

@@ -56,12 +56,6 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("learning_curve", "calibration_plot"):
-        monkeypatch.setattr(f"ctrkit.training.loop.{name}", lambda *_: None)
-
-
 @pytest.mark.parametrize("name", ["outrank", "3mr", "permutation", "lasso", "forest", "boosting"])
 def test_a_ranking_tells_what_clicks_follow_from_noise(config: Path, tmp_path: Path, name: str) -> None:
     experiment = load_config(config)

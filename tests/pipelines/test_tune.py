@@ -60,13 +60,6 @@ def space(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run's own pictures take longer than a training here."""
-    for name in ("learning_curve", "calibration_plot"):
-        monkeypatch.setattr(f"ctrkit.training.loop.{name}", lambda *_: None)
-
-
 class Killed(BaseException):
     """Stands for a kill: nothing in the code under test catches it."""
 

@@ -136,8 +136,9 @@ def test_a_watcher_is_told_of_each_evaluation_and_may_end_the_training(
     experiment: Make, dataset: Dataset, uninterrupted: RunResult, tmp_path: Path
 ) -> None:
     seen: list[tuple[float, dict[str, float]]] = []
-    watched = run(experiment(), dataset, watch=lambda epochs, metrics: seen.append((epochs, metrics)))[0]
+    watched = run(experiment(), dataset, watch=lambda epochs, metrics: seen.append((epochs, metrics)), pictures=False)[0]
     assert_same(watched, uninterrupted)
+    assert not list(watched.run.glob("*.png"))
     assert seen == [(r["epoch"], {name: r[name] for name in watched.valid}) for r in records(watched, "valid")]
 
     def enough(epochs: float, _: dict[str, float]) -> None:
