@@ -1,6 +1,7 @@
 """``ctrkit tune``: searches models, settings and features for the best AUC on validation; the test split is never looked at."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -69,6 +70,7 @@ def tune(
             with suppress(CtrkitError):  # no trial may have ended
                 write_outcome(study, plan, folder)
             raise
+        shutil.rmtree(folder / "scratch", ignore_errors=True)
         outcome = write_outcome(study, plan, folder)
     best = outcome["best"]
     counts = ", ".join(f"{count} {state}" for state, count in outcome["trials"].items() if count)

@@ -1,5 +1,6 @@
 """One process of a search: takes trials until the budget is spent. ``python -m pipelines.tuning.worker`` is one of several."""
 
+import gc
 import os
 import shutil
 import sys
@@ -33,6 +34,7 @@ def work(folder: Path, dataset: Dataset, budget: Budget, say: Say) -> None:
         dataset: of the plan's experiment, with all features.
         say: told of each trial that has ended.
     """
+    gc.freeze()  # the garbage collection at each training's end need not look through all that was imported
     plan = read_plan(folder)
     study = open_study(folder, plan)
     while (trial := claim(study, plan, budget, folder)) is not None:

@@ -121,6 +121,22 @@ def killed() -> None:
     raise Killed
 
 
+def test_an_interrupted_search_leaves_its_best_so_far(
+    config: Path, space: Path, tmp_path: Path, ctrkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(trial: Any, step: int, auc: float, *_: Any) -> None:
+        if trial.number == 1:
+            raise KeyboardInterrupt
+        trial.report(auc, step)
+
+    monkeypatch.setattr(worker, "_look", interrupt)
+    said = ctrkit("tune", config, "--space", space, "--trials", 5, "--out", tmp_path / "study", as_json=False)
+    assert said.status == 130 and "The same command goes on with it" in said.stdout
+    frame = pl.read_parquet(tmp_path / "study/trials.parquet")
+    assert frame["state"].to_list() == ["complete", "stopped"]
+    assert load_config(tmp_path / "study/best.yaml").model.settings["dropout"] == 0.1
+
+
 def test_the_best_config_trains_to_the_best_trials_auc(config: Path, space: Path, tmp_path: Path, ctrkit: Callable[..., Any]) -> None:
     said = ctrkit("tune", config, "--space", space, "--trials", 4, "--out", tmp_path / "study")
     best = said.json["best"]
