@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from time import process_time
 from typing import Any
 
 import polars as pl
@@ -33,17 +34,18 @@ class Curve:
     """A search: the best AUC so far at the end of each trial.
 
     Attributes:
-        seconds: since the search began, stops left out, the ranking's counted.
+        seconds: wall time since the search began, stops left out, the ranking's counted; ``cpu`` is the processor's.
         test_auc: of the best config.
     """
 
     seconds: tuple[float, ...]
+    cpu: tuple[float, ...]
     best: tuple[float, ...]
     test_auc: float
 
-    def reached(self, auc: float) -> float | None:
-        """Seconds after which the best is at least ``auc``; None if it never is."""
-        return next((seconds for seconds, best in zip(self.seconds, self.best, strict=True) if best >= auc), None)
+    def reached(self, auc: float) -> int | None:
+        """The first trial after which the best is at least ``auc``; None if it never is."""
+        return next((trial for trial, best in enumerate(self.best) if best >= auc), None)
 
 
 def bench_tune(
@@ -64,21 +66,21 @@ def bench_tune(
     """
     experiment = load_config(config, overrides)
     write_experiment(experiment, out / f"{experiment.name}.yaml")
-    rank_seconds = _ranking(experiment, out, screen)
+    ranking = _ranking(experiment, out, screen)
     curves = {
-        (arm, seed): _search(experiment, arm, seed, space, trials, out, rank_seconds, screen)
-        for seed in range(1, seeds + 1)
-        for arm in ARMS
+        (arm, seed): _search(experiment, arm, seed, space, trials, out, ranking, screen) for seed in range(1, seeds + 1) for arm in ARMS
     }
     rows = [{"seed": seed, **compared(curves["subsets", seed], curves["ranked", seed])} for seed in range(1, seeds + 1)]
     pl.DataFrame(rows, infer_schema_length=None).write_parquet(out / "results.parquet")
-    _report(rows, curves, f"Search with and without a ranking first, {experiment.name}", rank_seconds, trials, out)
+    _report(rows, curves, f"Search with and without a ranking first, {experiment.name}", ranking, trials, out)
     return rows
 
 
 def compared(subsets: Curve, ranked: Curve) -> dict[str, Any]:
-    """``subsets_seconds`` and ``ranked_seconds`` are those after which each was within ``WITHIN`` of the final AUC of the search over subsets;
-    ``share`` is theirs, None if the ranked search never was."""
+    """When each was within ``WITHIN`` of the final AUC of the search over subsets: after so many ``trials`` and ``seconds``.
+
+    ``share`` and ``cpu_share`` are the ranked search's part of the other's time, None if it never was.
+    """
     aim = subsets.best[-1] - WITHIN
     own, other = subsets.reached(aim), ranked.reached(aim)
     assert own is not None
@@ -87,37 +89,45 @@ def compared(subsets: Curve, ranked: Curve) -> dict[str, Any]:
         "ranked_auc": ranked.best[-1],
         "subsets_test_auc": subsets.test_auc,
         "ranked_test_auc": ranked.test_auc,
-        "subsets_seconds": own,
-        "ranked_seconds": other,
-        "share": None if other is None else other / own,
+        "subsets_trials": own + 1,
+        "ranked_trials": None if other is None else other + 1,
+        "subsets_seconds": subsets.seconds[own],
+        "ranked_seconds": None if other is None else ranked.seconds[other],
+        "share": None if other is None else ranked.seconds[other] / subsets.seconds[own],
+        "cpu_share": None if other is None else ranked.cpu[other] / subsets.cpu[own],
         "subsets_whole": subsets.seconds[-1],
         "ranked_whole": ranked.seconds[-1],
     }
 
 
-def curve(trials: pl.DataFrame, test_auc: float, before: float = 0.0) -> Curve:
-    """Of a study's ``trials.parquet``; ``before``: seconds spent before its first trial."""
-    seconds, bests = [], []
-    spent, best = before, 0.0
-    for trial in trials.sort("trial").iter_rows(named=True):
-        spent += trial["ended"] - trial["began"]
-        best = max(best, trial["valid_auc"] or 0.0)
-        seconds.append(spent)
-        bests.append(best)
-    return Curve(tuple(seconds), tuple(bests), test_auc)
+@dataclass(frozen=True)
+class Spent:
+    """Time before a search: that of the ranking."""
+
+    seconds: float = 0.0
+    cpu: float = 0.0
 
 
-def _ranking(experiment: Experiment, out: Path, screen: Terminal) -> float:
-    """Makes the ranking, once; its seconds."""
+def curve(trials: pl.DataFrame, test_auc: float, before: Spent) -> Curve:
+    """Of a study's ``trials.parquet``."""
+    trials = trials.sort("trial").with_columns(pl.col("cpu_seconds").fill_null(0.0), pl.col("valid_auc").fill_null(0.0))
+    wall = (trials["ended"] - trials["began"]).cum_sum() + before.seconds
+    cpu = trials["cpu_seconds"].cum_sum() + before.cpu
+    return Curve(tuple(wall), tuple(cpu), tuple(trials["valid_auc"].cum_max()), test_auc)
+
+
+def _ranking(experiment: Experiment, out: Path, screen: Terminal) -> Spent:
+    """Makes the ranking, once; what it took."""
     file = out / "ranking.json"
     if not file.exists():
+        cpu = process_time()
         seconds = rank_features(experiment, screen, pairs=False, out=out / "ranking")["seconds"]
-        file.write_text(json.dumps({"seconds": seconds}), encoding="utf8")
-    return json.loads(file.read_text(encoding="utf8"))["seconds"]
+        file.write_text(json.dumps({"seconds": seconds, "cpu": process_time() - cpu}), encoding="utf8")
+    return Spent(**json.loads(file.read_text(encoding="utf8")))
 
 
 def _search(
-    experiment: Experiment, arm: str, seed: int, space: Path | None, trials: int, out: Path, rank_seconds: float, screen: Terminal
+    experiment: Experiment, arm: str, seed: int, space: Path | None, trials: int, out: Path, ranking: Spent, screen: Terminal
 ) -> Curve:
     seeded = experiment.model_copy(update={"training": experiment.training.model_copy(update={"seed": seed})})
     folder = out / f"{arm}-{seed}"
@@ -126,20 +136,22 @@ def _search(
     run = folder / f"best-{found['best']['trial']}"
     result = read_result(run)
     test_auc = (result.test if result is not None else train_experiment(load_config(found["config"]), run, False, screen)["test"])["auc"]
-    return curve(pl.read_parquet(folder / "trials.parquet"), test_auc, rank_seconds if arm == "ranked" else 0.0)
+    return curve(pl.read_parquet(folder / "trials.parquet"), test_auc, ranking if arm == "ranked" else Spent())
 
 
 def _report(
-    rows: Sequence[dict[str, Any]], curves: dict[tuple[str, int], Curve], title: str, rank_seconds: float, trials: int, out: Path
+    rows: Sequence[dict[str, Any]], curves: dict[tuple[str, int], Curve], title: str, ranking: Spent, trials: int, out: Path
 ) -> None:
     _plot(curves, title, out / "search.png")
-    header = ["seed", "final valid AUC", "with ranking", "test AUC", "with ranking", "seconds to it", "with ranking", "share of the time"]
+    header = ["seed", "valid AUC", "with ranking", "test AUC", "with ranking", "trials to it", "with ranking"]
+    header += ["seconds to it", "with ranking", "share of the time", "share of the CPU"]
     cells = [
         [
             str(row["seed"]),
             *(f"{row[name]:.4f}" for name in ("subsets_auc", "ranked_auc", "subsets_test_auc", "ranked_test_auc")),
+            *("never" if row[name] is None else str(row[name]) for name in ("subsets_trials", "ranked_trials")),
             *("never" if row[name] is None else f"{row[name]:.0f}" for name in ("subsets_seconds", "ranked_seconds")),
-            "-" if row["share"] is None else f"{row['share']:.0%}",
+            *("-" if row[name] is None else f"{row[name]:.0%}" for name in ("share", "cpu_share")),
         ]
         for row in rows
     ]
@@ -148,7 +160,7 @@ def _report(
     blocks: list[Block] = [
         Paragraph(
             f"Two searches of {trials} trials a seed: {ARMS['subsets']}, and with a ranking {ARMS['ranked']}. Seconds to it: until the best AUC "
-            f"on validation was within {WITHIN} of the final one of the search without a ranking; the ranking's {rank_seconds:.1f} s are counted."
+            f"on validation was within {WITHIN} of the final one of the search without a ranking; the ranking's {ranking.seconds:.1f} s are counted; share of the CPU: the same in seconds of the processor."
         ),
         Table(header, cells),
         Paragraph(f"{gist}, in {mean(reached):.0%} of the time on average." if reached else f"{gist}."),

@@ -73,7 +73,7 @@ def trials_frame(trials: list[FrozenTrial]) -> pl.DataFrame:
             "valid_auc": trial.value if trial.state is TrialState.COMPLETE else None,
             "evaluations": len(trial.intermediate_values),
             **{name: (moment - first).total_seconds() if moment is not None else None for name, moment in times.items()},
-            **{name: trial.user_attrs.get(name) for name in ("features", "epochs", "params", "as_trial", "worker", ERROR)},
+            **{name: trial.user_attrs.get(name) for name in ("cpu_seconds", "features", "epochs", "params", "as_trial", "worker", ERROR)},
             **{name: values.get(name) for name in names},
         }
 

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import process_time
 
 import optuna
 from optuna.trial import Trial, TrialState
@@ -50,6 +51,8 @@ def work(folder: Path, dataset: Dataset, budget: Budget, say: Say) -> None:
 
 def _run(study: optuna.Study, trial: Trial, plan: Plan, dataset: Dataset, budget: Budget, scratch: Path) -> None:
     """One trial, from its parameters to its end; what it wrote is removed."""
+    started = process_time()
+    value = None
     try:
         experiment = plan.draw(trial)
         trial.set_user_attr("features", len(experiment.features))
@@ -60,14 +63,16 @@ def _run(study: optuna.Study, trial: Trial, plan: Plan, dataset: Dataset, budget
         result = _train(experiment, dataset, scratch, lambda step, auc: _look(trial, step, auc, budget))
         trial.set_user_attr("epochs", result.epochs)
         trial.set_user_attr("params", result.params)
-        study.tell(trial, result.valid["auc"])
+        value, state = result.valid["auc"], TrialState.COMPLETE
     except optuna.TrialPruned:
-        study.tell(trial, state=TrialState.PRUNED)
+        state = TrialState.PRUNED
     except (CtrkitError, RuntimeError) as error:  # such as settings that do not go together, or too little memory for them
         trial.set_user_attr(ERROR, str(error))
-        study.tell(trial, state=TrialState.FAIL)
+        state = TrialState.FAIL
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    trial.set_user_attr("cpu_seconds", process_time() - started)
+    study.tell(trial, value, state=state)
 
 
 def _train(experiment: Experiment, dataset: Dataset, scratch: Path, look: Callable[[int, float], None]) -> RunResult:

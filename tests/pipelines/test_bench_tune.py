@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from ctrkit.config import load_config
-from pipelines.bench.tune import Curve, compared, curve
+from pipelines.bench.tune import Curve, Spent, compared, curve
 
 CONFIG = """
 name: tiny
@@ -57,17 +57,25 @@ def test_it_searches_twice_a_seed_and_goes_on(tmp_path: Path, ctrkit: Callable[.
 
 
 def test_time_to_the_same_auc() -> None:
-    subsets = Curve((10, 20, 30, 40), (0.7, 0.7, 0.7995, 0.8), 0.78)
-    ranked = Curve((7, 12, 17), (0.75, 0.7991, 0.81), 0.79)
+    subsets = Curve((10, 20, 30, 40), (5, 10, 15, 20), (0.7, 0.7, 0.7995, 0.8), 0.78)
+    ranked = Curve((7, 12, 17), (2, 3, 4), (0.75, 0.7991, 0.81), 0.79)
     row = compared(subsets, ranked)
-    assert (row["subsets_seconds"], row["ranked_seconds"], row["share"]) == (30, 12, 0.4)
+    assert (row["subsets_trials"], row["ranked_trials"], row["subsets_seconds"], row["ranked_seconds"]) == (3, 2, 30, 12)
+    assert (row["share"], row["cpu_share"]) == (0.4, 0.2)
     assert (row["subsets_auc"], row["ranked_auc"], row["ranked_test_auc"], row["subsets_whole"]) == (0.8, 0.81, 0.79, 40)
     never = compared(ranked, subsets)
-    assert (never["subsets_seconds"], never["ranked_seconds"], never["share"]) == (17, None, None)
+    assert (never["subsets_seconds"], never["ranked_trials"], never["ranked_seconds"], never["share"]) == (17, None, None, None)
 
 
 def test_a_curve_counts_the_trials_seconds_and_no_stops() -> None:
     frame = pl.DataFrame(
-        {"trial": [1, 0, 2, 3], "began": [5.0, 0.0, 100.0, 108.0], "ended": [8.0, 4.0, 107.0, 110.0], "valid_auc": [None, 0.6, 0.5, 0.7]}
+        {
+            "trial": [1, 0, 2, 3],
+            "began": [5.0, 0.0, 100.0, 108.0],
+            "ended": [8.0, 4.0, 107.0, 110.0],
+            "cpu_seconds": [1.0, 2.0, None, 3.0],
+            "valid_auc": [None, 0.6, 0.5, 0.7],
+        }
     )
-    assert curve(frame, 0.65, before=2.0) == Curve((6.0, 9.0, 16.0, 18.0), (0.6, 0.6, 0.6, 0.7), 0.65)
+    found = curve(frame, 0.65, Spent(seconds=2.0, cpu=0.5))
+    assert found == Curve((6.0, 9.0, 16.0, 18.0), (2.5, 3.5, 3.5, 6.5), (0.6, 0.6, 0.6, 0.7), 0.65)

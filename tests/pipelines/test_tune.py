@@ -80,7 +80,11 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 def drawn(folder: Path) -> pl.DataFrame:
     """What was tried, and how it ended; without the trials that were stopped, and without their numbers."""
-    return pl.read_parquet(folder / "trials.parquet").filter(pl.col("state") != "stopped").drop("trial", "began", "ended", "worker")
+    return (
+        pl.read_parquet(folder / "trials.parquet")
+        .filter(pl.col("state") != "stopped")
+        .drop("trial", "began", "ended", "cpu_seconds", "worker")
+    )
 
 
 def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(
