@@ -295,3 +295,17 @@ def test_the_profile_shows_a_rate_a_label(dataset: Dataset, capsys: pytest.Captu
     shown, rates = capsys.readouterr().out, dataset.profile["splits"]["valid"]["rates"]
     for task in LABEL:
         assert f"{task} rate: train" in shown and f"valid {rates[task]:.2%}" in shown
+
+
+@pytest.mark.parametrize(("method", "model"), [("robe", "mmoe"), ("pep", "esmm")])
+def test_compressed_embeddings_of_several_labels(method: str, model: str, log: Path, dataset: Dataset, tmp_path: Path) -> None:
+    """Shared tables are compressed once; a search ends by all labels' loss, and each has its output."""
+    plain = make_experiment(log, tmp_path, model)
+    choice = {"dim": 8, "learning_rate": 0.1, "compression": {"method": method, "budget": 0.5}}
+    experiment = Experiment.model_validate({**plain.model_dump(), "embedding": choice})
+    result = run(experiment, dataset)
+    assert 0 < result.embedding_bytes <= 0.5 * 8 * 4 * sum(field.rows for field in dataset.inputs.id_fields)
+    assert predict_split(result.run, "test").metrics() == pytest.approx(result.test, abs=1e-6)
+    bundle = open_bundle(Path(export_run(result.run, tmp_path / "models")["bundle"]))
+    scores = bundle.predict(bundle.feed({"user": ["u1"], "item": [3], "price": [0.5]}))
+    assert bundle.tasks == ("click", "buy") and scores.shape == (1, 2)

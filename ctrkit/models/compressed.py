@@ -56,6 +56,7 @@ class CompressionSearch(Search):
         self.methods = methods = plan_methods(choice, model.inputs, self.groups)
         main = max(methods.values(), key=lambda method: method.search_epochs)
         super().__init__(model, main.search_epochs, main.search_stops_early, main.starts_from, main.deciding_learning_rate, [])
+        self.alternates_from = main.alternates_from
         self.space = IdSpace(model.inputs)
 
     def observe(self, batches: Iterable[KeyedJaggedTensor]) -> None:

@@ -24,6 +24,10 @@ class Search(ABC):
             from (``END``); None: it starts anew.
         learning_rate: of what decides.
         deciding: the parameters of ``model`` that decide. No weight decay pulls at them, nor at gates.
+
+    Attributes:
+        alternates_from: epoch from which on each step on training rows, of all but what decides, follows one on validation rows, of that
+            alone; before that epoch what decides stays as it is. None: all is trained in the same steps.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class Search(ABC):
         self.rewind_epoch = rewind_epoch
         self.learning_rate = learning_rate
         self.deciding = deciding
+        self.alternates_from: int | None = None
 
     def observe(self, batches: Iterable[KeyedJaggedTensor]) -> None:  # noqa: B027  most searches need nothing of it
         """Told the ids of all training rows once, before ``model`` gets its tables."""

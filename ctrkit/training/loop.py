@@ -7,15 +7,16 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils import clip_grad_norm_
 
@@ -143,6 +144,7 @@ class Loop:
         self.progress = _Progress()
         self.checkpoints = Checkpoints(run_dir / "checkpoints")
         self.pending: list[tuple[Tensor, Tensor, int]] = []
+        self.deciding_batches: Iterator[Batch] | None = None
         self.check_every = 1 if worker.device.type == "cpu" and worker.world == 1 else RECORD_EVERY
         self._restore()
         self.tracker = Tracker(run_dir, self.progress.step) if worker.rank == 0 else None
@@ -197,6 +199,8 @@ class Loop:
 
     def _fit(self) -> None:
         progress = self.progress
+        if self.found is not None and self.found.trained and not progress.step:
+            self._evaluate(math.nan)
         while not self._done():
             for batch in self.loader.iter(progress.epoch, skip=progress.batch):
                 self._step(batch)
@@ -241,22 +245,21 @@ class Loop:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         search, codecs = self.search, self.dense_arch.codecs
+        apart: Sequence[nn.Parameter] = ()
         if search is not None:
             search.advance(progress.epoch, progress.step, self.total_steps)
         if codecs is not None:
             codecs.advance(self._epochs_done(), progress.step)
-        batch = batch.to(self.worker.device)
+        if search is not None and search.alternates_from is not None:
+            apart, done = search.deciding, progress.step - search.alternates_from * len(self.loader)
+            if done >= 0:
+                self._decide(apart, done)
         self.optimizer.zero_grad()
         self.table_optimizer.zero_grad()
-        losses = binary_cross_entropy_with_logits(self.model(batch), self.dense_arch.targets(batch.labels), reduction="none")
-        if self.task_weights is not None:
-            losses = losses @ self.task_weights
-        loss = mean_loss(losses)
-        if search is not None:
-            loss = loss + search.penalty(self.table_optimizer.gate_numbers())
-        if codecs is not None and (penalty := codecs.penalty()) is not None:
-            loss = loss + penalty
+        loss, losses = self._loss(self.model, batch)
         loss.backward()
+        for parameter in apart:
+            parameter.grad = None
         norm = clip_grad_norm_(self.dense_parameters, settings.clip_norm or math.inf)
         self.optimizer.step()
         self.table_optimizer.step()
@@ -272,6 +275,36 @@ class Loop:
             progress.epoch, progress.batch = progress.epoch + 1, 0
         if len(self.pending) >= self.check_every:
             self._check_losses()
+
+    def _loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """A batch's loss with all that is added to it, and each row's, ``[rows]``."""
+        batch = batch.to(self.worker.device)
+        losses = binary_cross_entropy_with_logits(model(batch), self.dense_arch.targets(batch.labels), reduction="none")
+        if self.task_weights is not None:
+            losses = losses @ self.task_weights
+        loss = mean_loss(losses)
+        if self.search is not None:
+            loss = loss + self.search.penalty(self.table_optimizer.gate_numbers())
+        codecs = self.dense_arch.codecs
+        if codecs is not None and (penalty := codecs.penalty()) is not None:
+            loss = loss + penalty
+        return loss, losses
+
+    def _decide(self, deciding: Sequence[nn.Parameter], done: int) -> None:
+        """A step on validation rows of what decides alone.
+
+        Gradients are taken of nothing else, past DDP: a fused table optimizer, which steps as gradients come in, gets none.
+
+        Args:
+            done: such steps.
+        """
+        if self.deciding_batches is None:
+            self.deciding_batches = _endless(self._loader("valid", shuffle=True), done)
+        loss, _ = self._loss(self.model.module, next(self.deciding_batches))
+        self.optimizer.zero_grad()
+        for parameter, gradient in zip(deciding, torch.autograd.grad(loss, deciding), strict=True):
+            parameter.grad = add_up(gradient) / self.worker.world
+        self.optimizer.step()
 
     def _check_losses(self) -> None:
         """Looks at the losses since the last look, and at the clock: rarely on a GPU, where each look waits for it.
@@ -299,7 +332,7 @@ class Loop:
         self.report.step(self.progress.step, mean, self._samples_per_s())
 
     def _samples_per_s(self) -> float:
-        return self.progress.rows / self.progress.training_seconds
+        return self.progress.rows / self.progress.training_seconds if self.progress.rows else 0.0
 
     def _epochs_done(self) -> float:
         return self.progress.step / len(self.loader)
@@ -455,6 +488,13 @@ class Loop:
                 f"{trained:.7g} in training",
                 f"Delete '{self.run_dir}' and train again; if it happens again, please report it with the run's config.yaml",
             )
+
+
+def _endless(loader: Loader, done: int) -> Iterator[Batch]:
+    """Epoch after epoch, ``done`` batches later than from the start."""
+    for epoch in count(done // len(loader)):
+        yield from loader.iter(epoch, skip=done % len(loader))
+        done = 0
 
 
 def _random_states() -> Iterator[Tensor]:

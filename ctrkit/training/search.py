@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ctrkit.models.base import Decision
-from ctrkit.models.search import Search
+from ctrkit.models.search import END, Search
 from ctrkit.training.run import save_tensors
 
 SEARCH_FOLDER = "search"
@@ -23,11 +23,13 @@ class Found:
     Attributes:
         decision: the form of the model to train.
         start: its ``dense_arch`` and ``tables`` to start from; None: anew.
+        trained: whether these are those of the search's end, so that the model may be at its best before it is trained.
         seconds: wall time, resumed sessions included.
     """
 
     decision: Decision
     start: dict[str, Any] | None
+    trained: bool
     seconds: float
 
 
@@ -49,7 +51,7 @@ def read_found(folder: Path, search: Search) -> Found | None:
     start = None
     if search.rewind_epoch is not None:
         start = search.rewound(torch.load(folder / _REWIND_FILE, map_location="cpu", weights_only=True, mmap=True), found["decision"])
-    return Found(found["decision"], start, found["seconds"])
+    return Found(found["decision"], start, search.rewind_epoch == END, found["seconds"])
 
 
 def forget_rewind(folder: Path) -> None:

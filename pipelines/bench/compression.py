@@ -2,8 +2,8 @@
 
 One config, with the overrides applied, is written below the output folder; each run is a ``ctrkit train`` of it in a process of its own
 (``pipelines.bench.trials``). The trainer keeps the weights that are best on validation; test metrics are reported only. When all runs have
-ended, and nothing else keeps the processor busy, each is exported and timed against the uncompressed one. Both stages go on where they were
-stopped.
+ended, and nothing else keeps the processor busy, those of the first seed are exported and timed against the uncompressed one. Both stages
+go on where they were stopped; the report is of all that the folder holds, so that methods may be given seeds of their own, call by call.
 """
 
 import json
@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -29,6 +30,7 @@ from pipelines.prepare import prepared
 from pipelines.terminal import Terminal
 
 NONE = "none"
+_SETTING = "embedding.compression="
 BUDGETS, QUICK_BUDGETS = (0.5, 0.1, 0.01, 0.001), (0.1, 0.01)
 QUICK_SETTINGS = ("training.epochs=1",)
 CALLS, QUICK_CALLS = 200, 20
@@ -53,7 +55,8 @@ COLUMNS = {
     "run": pl.String,
 }
 """Of ``results.parquet``. ``reached``: whether the method can store its vectors in the budget, ``message`` saying why not; ``share``: of the
-bytes of the uncompressed table; ``seconds``: of the training, a search included; ratios: the uncompressed table is 1."""
+bytes of the uncompressed table; ``seconds``: of the training, a search included; ratios: the uncompressed table is 1. Bundle, latency and
+look-up are of the first seed's run."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,15 @@ class Choice:
 
     @property
     def settings(self) -> tuple[str, ...]:
-        return () if self.method == NONE else (f"embedding.compression={{method: {self.method}, budget: {self.budget!r}}}",)
+        return () if self.method == NONE else (f"{_SETTING}{{method: {self.method}, budget: {self.budget!r}}}",)
+
+    @classmethod
+    def of(cls, settings: tuple[str, ...]) -> "Choice":
+        """The one whose ``settings`` these are."""
+        if not settings:
+            return cls(NONE, "the full table", 1.0)
+        chosen = Compression.model_validate(yaml.safe_load(settings[0].removeprefix(_SETTING)))
+        return next(cls(info.name, info.kind, chosen.budget) for info in methods() if info.name == chosen.method)
 
 
 def bench_compression(
@@ -119,14 +130,12 @@ def bench_compression(
         references = [trials.results[trial] for choice, trial in plan if choice.method == NONE and trial in trials.results]
         if not references:
             raise CtrkitError("the uncompressed table could not be trained: there is nothing to compare with", "See the messages above")
-        ended = [trial for _, trial in plan if trial in trials.results]
-        bar = progress.add_task("Exporting and timing", total=len(ended))
-        runs = [trials.results[trial]["run"] for trial in ended]
+        runs = list({trial.settings: result["run"] for trial, result in sorted(trials.results.items(), key=_seed, reverse=True)}.values())
+        bar = progress.add_task("Exporting and timing", total=len(runs))
         costs = _costs(runs, references[0]["run"], out, QUICK_CALLS if quick else CALLS, say, lambda: progress.advance(bar))
     rows = [
-        _row(experiment.name, choice, trial, trials, costs, references[0]["embedding_bytes"])
-        for choice, trial in plan
-        if trial in trials.results or trial in trials.refused
+        _row(experiment.name, Choice.of(trial.settings), trial, trials, costs, references[0]["embedding_bytes"])
+        for trial in [*trials.results, *trials.refused]
     ]
     frame = pl.DataFrame(rows, schema=COLUMNS).sort(pl.col("method") != NONE, "method", -pl.col("budget"), "seed")
     frame.write_parquet(out / "results.parquet")
@@ -147,6 +156,10 @@ def _choices(names: Sequence[str], budgets: Sequence[float]) -> list[Choice]:
         check_compression(Compression(method=name, budget=budgets[0]))
     compressed = [Choice(name, kinds[name], budget) for budget in dict.fromkeys(budgets) for name in chosen]
     return [Choice(NONE, "the full table", 1.0), *compressed]
+
+
+def _seed(trial_and_result: tuple[Trial, dict[str, Any]]) -> int:
+    return trial_and_result[0].seed
 
 
 def _threads(processes: int) -> int | None:

@@ -78,10 +78,11 @@ def _run(study: optuna.Study, trial: Trial, plan: Plan, dataset: Dataset, budget
 def _train(experiment: Experiment, dataset: Dataset, scratch: Path, look: Callable[[int, float], None]) -> RunResult:
     evaluations = 0
 
-    def watch(_: float, metrics: dict[str, float]) -> None:
+    def watch(epochs: float, metrics: dict[str, float]) -> None:
         nonlocal evaluations
-        evaluations += 1
-        look(evaluations, metrics["auc"])
+        if epochs:  # else it is of trained weights that a training starts from: not to be measured against others
+            evaluations += 1
+            look(evaluations, metrics["auc"])
 
     shutil.rmtree(scratch, ignore_errors=True)
     if len(experiment.features) < len(dataset.features):

@@ -20,6 +20,7 @@ from ctrkit.embeddings.compression.registry import methods
 from ctrkit.errors import CtrkitError
 from ctrkit.training.evaluate import predict_split
 from ctrkit.training.run import load_run, read_result, write_config
+from ctrkit.training.tracking import read_records
 from ctrkit.training.trainer import train
 from pipelines.export import export_run
 from pipelines.score import score
@@ -53,7 +54,7 @@ def test_the_same_seed_gives_the_same_vectors(experiment: Callable[..., Experime
     assert first.test == second.test
 
 
-@pytest.mark.parametrize("method", ["compositional", "dhe", "alpt", "deeplight", "dedup", "pep"])
+@pytest.mark.parametrize("method", ["compositional", "dhe", "alpt", "deeplight", "dedup", "pep", "autodim", "autosrh"])
 def test_two_processes_learn_what_one_learns(method: str, experiment: Callable[..., Experiment], dataset: Dataset, tmp_path: Path) -> None:
     settings = experiment(epochs=2, model={"name": "dnn", "hidden": [16]}, embedding=compressed(method), precision="fp32")
     folder = Path(settings.output)
@@ -129,3 +130,15 @@ def test_a_result_tells_the_bytes(experiment: Callable[..., Experiment], dataset
     result = train(experiment(epochs=1, embedding={"dim": 4}), dataset, console=Console(quiet=True))
     rows = sum(field.rows for field in dataset.inputs.id_fields)
     assert json.loads((result.run / "result.json").read_text())["embedding_bytes"] == rows * 4 * 4
+
+
+def test_a_model_that_starts_from_trained_weights_is_measured_before_it_is_trained_on(
+    experiment: Callable[..., Experiment], dataset: Dataset
+) -> None:
+    """All blocks are kept, so that nothing is lost by sharing: it starts where the search ended."""
+    settings = experiment(epochs=1, embedding={"dim": 16, "compression": {"method": "dedup", "budget": 1.0, "search_epochs": 1}})
+    folder = train(settings, dataset, console=Console(quiet=True)).run
+    ended = [record for record in read_records(folder / "search") if record["event"] == "valid"][-1]
+    started = next(record for record in read_records(folder) if record["event"] == "valid")
+    assert started["step"] == 0
+    assert started["auc"] == pytest.approx(ended["auc"], abs=0.02)

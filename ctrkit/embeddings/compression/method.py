@@ -37,6 +37,8 @@ class Method(ABC):
         name: as it is registered.
         search_epochs: of the search, at most; 0 without one.
         search_stops_early: whether it stops as a training does, and decides from its best weights.
+        alternates_from: epoch of the search from which on what decides is trained on validation rows alone, a step before each step on
+            training rows, and not before; None: it is trained with all else.
         deciding_learning_rate: of what decides.
         starts_from: the weights that the training starts from: those of the search after so many epochs, those at its ``end``, or None:
             it starts anew.
@@ -46,6 +48,7 @@ class Method(ABC):
     name: ClassVar[str]
     search_epochs: int = 0
     search_stops_early: bool = False
+    alternates_from: int | None = None
     deciding_learning_rate: float = 1e-3
     starts_from: int | str | None = None
 

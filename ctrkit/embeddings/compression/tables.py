@@ -100,10 +100,10 @@ class StoredTables(Tables):
         self.inputs, self.groups, self.space, self.stored = inputs, tuple(groups), IdSpace(inputs), stored
 
     def forward(self, sparse: KeyedJaggedTensor) -> dict[str, Tensor]:
-        ids = self.space.ids(sparse)
+        ids, place = self.space.ids(sparse).unique(return_inverse=True)
         embeddings: dict[str, Tensor] = {}
         for group in self.groups:
-            embeddings |= lay_out(self.stored[group.name](ids), sparse, self.inputs, group)
+            embeddings |= lay_out(self.stored[group.name](ids)[place], sparse, self.inputs, group)
         return embeddings
 
 
