@@ -61,7 +61,6 @@ def rank_features(
     folder = out if out is not None else Path(experiment.output) / "rankings" / experiment.name
     unfinished = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
-        unfinished.mkdir(parents=True)
         with _Bar(screen) as bar:
             log = code_log(
                 experiment, unfinished / "codes", most_rows=most_rows, seed=seed, task=task, progress=lambda done: bar("read", done, None)
@@ -153,7 +152,7 @@ def _say(ranking: Ranking, folder: Path, screen: Terminal) -> None:
         for row in table.iter_rows(named=True)
     ]
     title = f"{len(ranking.order)} features by {ranking.by}" + (f", the first {SHOWN}" if len(ranking.order) > SHOWN else "")
-    screen.table(("", "feature", "score", "z", "values", "told by", "faults"), rows, title=title)
+    screen.table(("", "feature", "score", "z", "values", "redundant with", "faults"), rows, title=title)
     for anomaly in ranking.anomalies:
         who = f"'{anomaly.feature}'" if anomaly.feature else "The label"
         screen.console.print(f"{anomaly.fault.value}: {who} {anomaly.text}", style="yellow", markup=False)

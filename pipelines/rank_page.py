@@ -57,7 +57,7 @@ def _anomalies(ranking: Ranking) -> list[Block]:
 
 
 def _table(ranking: Ranking) -> Table:
-    redundant = ranking.redundant_with()
+    redundant, told = ranking.redundant_with(), ranking.told_by()
     rows = []
     for rank, (place, value) in enumerate(zip(ranking.order, ranking.values, strict=True), 1):
         s = ranking.scores[place]
@@ -74,9 +74,23 @@ def _table(ranking: Ranking) -> Table:
                 f"{s.values:,}",
                 str(ranking.clusters.of[place]) if ranking.pairs else "",
                 ranking.scores[redundant[place]].name if place in redundant else "",
+                ranking.scores[told[place]].name if place in told else "",
             )
         )
-    head = ("", "feature", "kind", ranking.by, "information", "z", "MI, nats", "by chance", "values", "cluster", "told by")
+    head = (
+        "",
+        "feature",
+        "kind",
+        ranking.by,
+        "information",
+        "z",
+        "MI, nats",
+        "by chance",
+        "values",
+        "cluster",
+        "redundant with",
+        "told by",
+    )
     return Table(head, rows)
 
 

@@ -68,7 +68,8 @@ class Scratch:
     def finish(self) -> None:
         """To be called when all rows are there, before reading: makes the histories."""
         self._flush()
-        texts = {name: dictionary.texts() for name, dictionary in self.dictionaries.items()}
+        targets = {feature.of for feature in self._features if feature.history is not None}
+        texts = {name: dictionary.texts() for name, dictionary in self.dictionaries.items() if name in targets}
         self._histories = Histories(self._features, self._read(), texts)
 
     def _flush(self) -> None:

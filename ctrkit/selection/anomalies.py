@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from ctrkit.selection.coded import BATCHES, CodedLog
+from ctrkit.selection.coded import BATCHES, CodedLog, Column
 from ctrkit.selection.information import joint_table
 from ctrkit.selection.scores import FAR, Score
 
@@ -49,17 +49,19 @@ def find_anomalies(log: CodedLog, scores: Sequence[Score], label_entropy: float)
     """
     found: list[Anomaly] = []
     copies = _copies(log, scores)
-    for score in scores:
-        found += _of_feature(score, log.rows, label_entropy)
+    for place, score in enumerate(scores):
+        found += _of_feature(score, log.columns[place], log.rows, label_entropy)
         if score.name in copies:
             text = f"tells the same rows apart as '{copies[score.name]}'"
             found.append(Anomaly(score.name, Fault.DUPLICATE, text, 1.0))
     return found + _of_label(log)
 
 
-def _of_feature(score: Score, rows: int, label_entropy: float) -> list[Anomaly]:
+def _of_feature(score: Score, column: Column, rows: int, label_entropy: float) -> list[Anomaly]:
     if score.values == 1:
         what = "has no value in any row" if score.missing == 1 else "has the same value in all rows"
+        if column.numbers is not None and score.missing < 1 and column.numbers.min() < column.numbers.max():
+            what = "lies in the same bucket in all rows: give its transform more buckets, or another kind"
         return [Anomaly(score.name, Fault.CONSTANT, what, 1.0)]
     found = []
 

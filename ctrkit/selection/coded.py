@@ -1,8 +1,8 @@
 """The training rows of a log as columns of small whole numbers, on disk: what all counting starts from.
 
 The log is read once. A value is a number below the column's size, 0 the missing one; which number is nobody's business. Text with a
-vocabulary is told apart exactly, other values by a hash of 64 bits. A number is the quantile bucket it lies in, of as many as its
-transform says; a bag of values is one value, the set; a sequence is its most recent value.
+vocabulary is told apart exactly, other values by a hash of 64 bits. A number is the bucket it lies in, of those of its transform if that
+makes buckets, else see ``number_codes``; a bag of values is one value, the set; a sequence is its most recent value.
 
 In memory there is a chunk of the log and a column or two, whatever the log's length; ``most_rows`` bounds the files and the counting.
 """
@@ -30,7 +30,7 @@ from ctrkit.selection.information import smallest
 
 BATCHES = 10
 BUCKETS = Buckets().count
-_CHUNK_CELLS = 8_000_000
+_CHUNK_CELLS = 2_000_000
 _WHEN = "@when"
 
 
@@ -129,7 +129,8 @@ def _code(
     for split, frame in ahead(splitter.divide(_timed(scratch.frames()))):
         if split != "train":
             continue
-        kept = frame.filter(pl.Series(chosen(done, frame.height)))
+        choice = chosen(done, frame.height)
+        kept = frame if choice.all() else frame.filter(pl.Series(choice))
         done += frame.height
         raw = kept.select(_raw(feature, kept.schema[feature.name]) for feature in features)
         for name, path in names.items():
@@ -155,10 +156,31 @@ def quantile_codes(numbers: np.ndarray, ordered: np.ndarray, count: int) -> tupl
         numbers: float64 ``[rows]``, NaN where missing.
         ordered: the finite ones, rising.
     """
+    return _bucket_codes(numbers, ordered, _quantiles(ordered, count))
+
+
+def number_codes(numbers: np.ndarray, ordered: np.ndarray) -> tuple[np.ndarray, int]:
+    """As ``quantile_codes`` of ``BUCKETS``, and as many quantiles of the numbers other than the most frequent one.
+
+    A number that is 0 in nearly all rows would else be 0 in all buckets.
+    """
+    starts = np.flatnonzero(np.diff(ordered, prepend=-np.inf))
+    lengths = np.diff(starts, append=len(ordered))
+    most = int(lengths.argmax()) if len(starts) else 0
+    others = np.delete(ordered, slice(starts[most], starts[most] + lengths[most])) if len(starts) else ordered
+    return _bucket_codes(numbers, ordered, np.concatenate([_quantiles(ordered, BUCKETS), others[:1], _quantiles(others, BUCKETS)]))
+
+
+def _quantiles(ordered: np.ndarray, count: int) -> np.ndarray:
+    if not len(ordered):
+        return ordered
+    return ordered[np.ceil(np.arange(1, count) / count * (len(ordered) - 1)).astype(np.int64)]
+
+
+def _bucket_codes(numbers: np.ndarray, ordered: np.ndarray, boundaries: np.ndarray) -> tuple[np.ndarray, int]:
     if not len(ordered):
         return np.zeros(len(numbers), np.uint8), 1
-    places = np.ceil(np.arange(1, count) / count * (len(ordered) - 1)).astype(np.int64)
-    boundaries = np.unique(ordered[places])
+    boundaries = np.unique(boundaries)
     boundaries = boundaries[boundaries > ordered[0]]
     codes = np.searchsorted(boundaries, numbers, side="right") + 1
     codes[np.isnan(numbers)] = 0
@@ -207,8 +229,9 @@ def _column(feature: Feature, raw_file: Path, numbered: bool) -> Column:
     file = raw_file.with_suffix(".codes")
     if feature.kind is Kind.NUMERIC:
         numbers = np.fromfile(raw_file, np.float64)
-        count = feature.transform.count if isinstance(feature.transform, Buckets) else BUCKETS
-        codes, size = quantile_codes(numbers, np.sort(numbers[np.isfinite(numbers)]), count)
+        ordered, transform = np.sort(numbers[np.isfinite(numbers)]), feature.transform
+        bucketised = isinstance(transform, Buckets)
+        codes, size = quantile_codes(numbers, ordered, transform.count) if bucketised else number_codes(numbers, ordered)
         codes.tofile(file)
         return Column(feature, size, file, codes.dtype.str, raw_file)
     raw = np.fromfile(raw_file, np.uint32 if numbered else np.uint64)

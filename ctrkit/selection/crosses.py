@@ -39,7 +39,7 @@ def search_crosses(log: CodedLog, scores: Sequence[Score], pairs: Sequence[Pair]
 
     The most promising are those whose smaller cross and further feature have the largest scores together.
     """
-    known = {(pair.first, pair.second): pair.score for pair in pairs}
+    known: dict[tuple[int, ...], float] = {(pair.first, pair.second): pair.score for pair in pairs}
     single = [score.score for score in scores]
     found: list[Cross] = []
     for size in range(3, order + 1):

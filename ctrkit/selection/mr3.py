@@ -2,10 +2,10 @@
 
 One feature after the other, each time the one that adds most to those chosen before it:
 
-    relevance(f) - redundancy * max over s of told(f, s) * relevance(f) + relation * related(f)
+    relevance(f) - redundancy * max over s of similarity(f, s) * relevance(f) + relation * related(f)
 
-with s over the chosen ones. Relevance is the score, where it stands out from chance. ``told(f, s)`` is the share of f's entropy that s
-tells, so a copy, or the country of a chosen city, adds nothing. Related is what f and another feature say of the label only together
+with s over the chosen ones. Relevance is the score, where it stands out from chance. Similarity is ``Pair.similarity``, so a copy adds nothing,
+and the country of a chosen city something: it has more rows a value. Related is what f and another feature say of the label only together
 (``Pair.synergy``, where the pair stands out): all of it if the other is chosen, else half, as two features have to be chosen for it. The
 largest of each counts, not the mean: one copy makes a feature redundant however many others are chosen.
 """
@@ -24,22 +24,21 @@ def rank_3mr(scores: Sequence[Score], pairs: Sequence[Pair], redundancy: float =
     Args:
         pairs: of those places; a pair that is not there counts as neither redundant nor related.
     """
-    told, related = np.zeros((2, len(scores), len(scores)))
+    similar, related = np.zeros((2, len(scores), len(scores)))
     for pair in pairs:
-        told[pair.first, pair.second] = max(pair.first_told, 0.0)
-        told[pair.second, pair.first] = max(pair.second_told, 0.0)
+        similar[pair.first, pair.second] = similar[pair.second, pair.first] = max(pair.similarity, 0.0)
         if pair.z > FAR:
             related[pair.first, pair.second] = related[pair.second, pair.first] = max(pair.synergy, 0.0)
     relevance = np.array([score.score if score.stands_out else min(score.score, 0.0) for score in scores])
-    most_told = np.zeros(len(scores))
+    most_similar = np.zeros(len(scores))
     most_related = related.max(1) / 2
     left = sorted(range(len(scores)), key=lambda place: (-scores[place].score, scores[place].name))
     chosen: list[tuple[int, float]] = []
     while left:
-        gains = relevance - redundancy * most_told * np.maximum(relevance, 0.0) + relation * most_related
+        gains = relevance - redundancy * most_similar * np.maximum(relevance, 0.0) + relation * most_related
         best = max(left, key=lambda place: gains[place])
         chosen.append((best, float(gains[best])))
         left.remove(best)
-        most_told = np.maximum(most_told, told[:, best])
+        most_similar = np.maximum(most_similar, similar[:, best])
         most_related = np.maximum(most_related, related[:, best])
     return chosen

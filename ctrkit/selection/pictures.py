@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import dendrogram
 
 from ctrkit.selection.ranking import Ranking
-from ctrkit.selection.redundancy import SAME
+from ctrkit.selection.redundancy import SAME, tree_of
 from ctrkit.selection.scores import FAR
 
 SHOWN = 60
@@ -24,7 +24,10 @@ def draw(ranking: Ranking, folder: Path) -> list[tuple[str, str]]:
         _against_chance(ranking, folder / "chance.png"),
     ]
     if ranking.pairs:
-        drawn += [_similarity(ranking, folder / "similarity.png"), _tree(ranking, folder / "dendrogram.png")]
+        shown = sorted(ranking.order[:SHOWN])
+        names = [_short(ranking.scores[place].name) for place in shown]
+        similarity = ranking.clusters.similarity[np.ix_(shown, shown)]
+        drawn += [_similarity(names, similarity, folder / "similarity.png"), _tree(names, similarity, folder / "dendrogram.png")]
     return drawn
 
 
@@ -72,18 +75,16 @@ def _against_chance(ranking: Ranking, path: Path) -> tuple[str, str]:
     return path.name, "Information as counted against the number of values: chance grows with it"
 
 
-def _similarity(ranking: Ranking, path: Path) -> tuple[str, str]:
+def _similarity(names: Sequence[str], similarity: np.ndarray, path: Path) -> tuple[str, str]:
     """Heat map, features that say the same beside one another."""
-    shown = sorted(ranking.order[:SHOWN])
-    leaves = [shown[leaf] for leaf in _leaves(ranking, shown)]
-    table = ranking.clusters.similarity[np.ix_(leaves, leaves)]
-    names = [_short(ranking.scores[place].name) for place in leaves]
+    leaves = [int(leaf) for leaf in dendrogram(tree_of(similarity), no_plot=True)["leaves"]]
     side = min(13.0, 3 + 0.2 * len(names))
     figure = Figure(figsize=(side + 1.2, side), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(table, cmap=LinearSegmentedColormap.from_list("similarity", ["white", BLUE, "#1e1b4b"]), vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    axes.set_yticks(range(len(names)), names, fontsize=7)
+    colors = LinearSegmentedColormap.from_list("similarity", ["white", BLUE, "#1e1b4b"])
+    image = axes.imshow(similarity[np.ix_(leaves, leaves)], cmap=colors, vmin=0, vmax=1)
+    axes.set_xticks(range(len(names)), [names[leaf] for leaf in leaves], rotation=90, fontsize=7)
+    axes.set_yticks(range(len(names)), [names[leaf] for leaf in leaves], fontsize=7)
     axes.tick_params(length=0)
     figure.colorbar(image, ax=axes, shrink=0.6, label="similarity")
     axes.set_title("What features say of one another, beyond chance", loc="left", fontsize=11)
@@ -91,36 +92,18 @@ def _similarity(ranking: Ranking, path: Path) -> tuple[str, str]:
     return path.name, "Similarity of features: 1 for copies, 0 for independent ones"
 
 
-def _tree(ranking: Ranking, path: Path) -> tuple[str, str]:
-    names = [_short(score.name) for score in ranking.scores]
+def _tree(names: Sequence[str], similarity: np.ndarray, path: Path) -> tuple[str, str]:
     figure = Figure(figsize=(8, 1.4 + 0.18 * len(names)), layout="constrained")
     axes = figure.subplots()
-    if len(names) > 1:
-        dendrogram(
-            ranking.clusters.tree,
-            labels=names,
-            orientation="left",
-            ax=axes,
-            color_threshold=1 - SAME,
-            above_threshold_color=GREY,
-            leaf_font_size=7,
-        )
+    style = {"orientation": "left", "color_threshold": 1 - SAME, "above_threshold_color": GREY, "leaf_font_size": 7}
+    dendrogram(tree_of(similarity), labels=list(names), ax=axes, **style)
     axes.axvline(1 - SAME, color=ORANGE, linestyle="--", linewidth=1, label=f"one cluster below it: similarity {SAME:g}")
     axes.set_xlabel("1 - similarity, mean over the clusters joined")
     axes.set_title("Which features say the same", loc="left", fontsize=11)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    figure.legend(frameon=False, fontsize=8, loc="outside upper right")
     _save(figure, path)
     return path.name, "Clusters of features that say the same"
-
-
-def _leaves(ranking: Ranking, shown: Sequence[int]) -> list[int]:
-    """The shown features in the order of the whole tree, as places in ``shown``."""
-    if len(shown) < 2:
-        return list(range(len(shown)))
-    order = dendrogram(ranking.clusters.tree, no_plot=True)["leaves"]
-    place = {leaf: rank for rank, leaf in enumerate(order)}
-    return sorted(range(len(shown)), key=lambda i: place[shown[i]])
 
 
 def _short(name: str) -> str:

@@ -55,13 +55,19 @@ class Ranking:
     anomalies: tuple[Anomaly, ...]
 
     def redundant_with(self) -> dict[int, int]:
-        """For each feature that a better one tells at least ``SAME`` of: the best such one."""
-        place_in_order = {place: rank for rank, place in enumerate(self.order)}
+        """For each feature that is at least ``SAME`` similar to a better one: the best such one."""
+        return self._better(lambda pair, worse: pair.similarity)
+
+    def told_by(self) -> dict[int, int]:
+        """For each feature that a better one tells at least ``SAME`` of: the best such one, such as the city of a country."""
+        return self._better(lambda pair, worse: pair.first_told if worse == pair.first else pair.second_told)
+
+    def _better(self, share: Callable[[Pair, int], float]) -> dict[int, int]:
+        rank = {place: rank for rank, place in enumerate(self.order)}
         found: dict[int, int] = {}
         for pair in self.pairs:
-            better, worse = sorted((pair.first, pair.second), key=lambda place: place_in_order[place])
-            told = pair.first_told if worse == pair.first else pair.second_told
-            if told >= SAME and (worse not in found or place_in_order[better] < place_in_order[found[worse]]):
+            better, worse = sorted((pair.first, pair.second), key=lambda place: rank[place])
+            if share(pair, worse) >= SAME and (worse not in found or rank[better] < rank[found[worse]]):
                 found[worse] = better
         return found
 
@@ -73,7 +79,7 @@ class Ranking:
 
     def table(self) -> pl.DataFrame:
         """A row a feature, the best first: ``feature``, ``score`` (falling, of the measure asked for), then all that was measured."""
-        redundant = self.redundant_with()
+        redundant, told = self.redundant_with(), self.told_by()
         mr3_rank = {place: rank for rank, (place, _) in enumerate(self.mr3, 1)}
         rows = []
         for rank, (place, value) in enumerate(zip(self.order, self.values, strict=True), 1):
@@ -94,6 +100,7 @@ class Ranking:
                 "rank_3mr": mr3_rank.get(place),
                 "cluster": self.clusters.of[place],
                 "redundant_with": self.scores[redundant[place]].name if place in redundant else None,
+                "told_by": self.scores[told[place]].name if place in told else None,
                 "values": s.values,
                 "missing": s.missing,
                 "top_value": s.top,
@@ -106,7 +113,8 @@ class Ranking:
                 "faults": ", ".join(a.fault.value for a in self.anomalies if a.feature == s.name),
             }
             rows.append(row)
-        return pl.DataFrame(rows, infer_schema_length=None, schema_overrides={"rank_3mr": pl.Int64, "redundant_with": pl.String})
+        empty = {"rank_3mr": pl.Int64, "redundant_with": pl.String, "told_by": pl.String}
+        return pl.DataFrame(rows, infer_schema_length=None, schema_overrides=empty)
 
 
 Progress = Callable[[str, int, int | None], None]

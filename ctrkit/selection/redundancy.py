@@ -20,25 +20,29 @@ class Clusters:
 
     Attributes:
         similarity: ``[features, features]``, 1 on the diagonal, pairs that were not counted 0.
-        tree: scipy's linkage matrix of the distances 1 - similarity, average linkage; empty for a single feature.
         of: number of each feature's cluster, from 1, in the order of the clusters' best features.
     """
 
     similarity: np.ndarray
-    tree: np.ndarray
     of: tuple[int, ...]
 
 
 def cluster(scores: Sequence[Score], pairs: Sequence[Pair]) -> Clusters:
-    """Average linkage (Sokal & Michener, 1958) cut at ``SAME``."""
+    """The tree cut at ``SAME``."""
     similarity = np.eye(len(scores))
     for pair in pairs:
         similarity[pair.first, pair.second] = similarity[pair.second, pair.first] = np.clip(pair.similarity, 0, 1)
-    if len(scores) == 1:
-        return Clusters(similarity, np.empty((0, 4)), (1,))
-    tree = linkage(squareform(1 - similarity, checks=False), "average")
-    found = fcluster(tree, 1 - SAME, "distance")
+    found = fcluster(tree_of(similarity), 1 - SAME, "distance") if len(scores) > 1 else np.ones(1)
     numbers: dict[int, int] = {}
     for place in sorted(range(len(scores)), key=lambda place: (-scores[place].score, scores[place].name)):
         numbers.setdefault(int(found[place]), len(numbers) + 1)
-    return Clusters(similarity, tree, tuple(numbers[int(number)] for number in found))
+    return Clusters(similarity, tuple(numbers[int(number)] for number in found))
+
+
+def tree_of(similarity: np.ndarray) -> np.ndarray:
+    """Average linkage (Sokal & Michener, 1958) over the distances 1 - similarity, as scipy's linkage matrix.
+
+    Args:
+        similarity: ``[features, features]`` of two features or more.
+    """
+    return linkage(squareform(1 - similarity, checks=False), "average")

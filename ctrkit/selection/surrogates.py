@@ -1,6 +1,6 @@
 """A small model on one feature alone: what it tells of the label in rows it was not trained on."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -45,7 +45,8 @@ def _score(column: Column, rows: np.ndarray, half: np.ndarray, label: np.ndarray
 
 def _trees(column: Column) -> HistGradientBoostingClassifier:
     categorical = None if column.numbers is not None else [0]
-    return HistGradientBoostingClassifier(max_iter=50, early_stopping=False, categorical_features=categorical, random_state=0)
+    settings: dict[str, Any] = {"early_stopping": False, "categorical_features": categorical}
+    return HistGradientBoostingClassifier(max_iter=50, random_state=0, **settings)
 
 
 def _one_hot(column: Column, rows: np.ndarray) -> csr_matrix:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ctrkit.selection.coded import CodedLog, quantile_codes
+from ctrkit.selection.coded import CodedLog, number_codes, quantile_codes
 from ctrkit.selection.information import cells, information, joint_table, smallest
 from ctrkit.selection.noise import Noise
 
@@ -16,7 +16,8 @@ COUNTS = (8, 32, 128)
 class Transformation:
     """One way for one feature; ``score`` and ``z`` as in ``scores.Score``.
 
-    ``quantiles of 8`` and so on are what ``transform: {kind: buckets, count: 8}`` does; ``equal widths of 32`` divides the range; ``powers
+    ``quantiles of 8`` and so on are what ``transform: {kind: buckets, count: 8}`` does; ``quantiles beside the most frequent`` are those of
+    32 and as many of the other numbers, which features that are not made into buckets are scored by; ``equal widths of 32`` divides the range; ``powers
     of two`` is sign(x) floor(log2(1 + |x|)); ``as it is`` takes every number for a value.
     """
 
@@ -51,6 +52,7 @@ def _ways(numbers: np.ndarray) -> Sequence[tuple[str, np.ndarray, int]]:
     ordered = np.sort(finite)
     ways = [(f"quantiles of {count}", *quantile_codes(numbers, ordered, count)) for count in COUNTS]
     if len(ordered):
+        ways.append(("quantiles beside the most frequent", *number_codes(numbers, ordered)))
         low, width = ordered[0], ordered[-1] - ordered[0]
         ways.append(("equal widths of 32", *_from_one(known, np.minimum((finite - low) / (width or 1.0) * 32, 31).astype(np.int64))))
         powers = np.sign(finite) * np.floor(np.log2(1 + np.abs(finite)))

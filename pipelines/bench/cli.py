@@ -1,5 +1,6 @@
 """``ctrkit bench``: the measurements behind the README's figures, each to be repeated on one's own machine."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -134,6 +135,27 @@ def compression(
 
         rows = bench_compression(config, overrides or [], method or [], budget or [], seeds, processes, quick, out, screen)
         screen.result(rows)
+
+
+@bench_app.command("rank")
+def rank(
+    rows: Annotated[int, typer.Option(min=1000, help="Rows of the synthetic log.")] = 1_000_000,
+    features: Annotated[int, typer.Option(min=4, help="Features of it; a quarter matter.")] = 100,
+    peer: Annotated[
+        Path | None,
+        typer.Option("--peer-python", metavar="PYTHON", help="The Python that outrank 0.97 is installed for.", show_default=False),
+    ] = None,
+    limit: Annotated[float, typer.Option("--peer-limit", min=1, help="Seconds that each run of outrank may take.")] = 1800,
+    processes: Annotated[int | None, typer.Option(min=1, help="Of outrank; default as many as cores.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the log.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("out/bench-rank"),
+    json: Json = False,
+) -> None:
+    """Ranking features against the outrank package: time, memory, and whether what matters comes first."""
+    with training_terminal(json) as screen:
+        from pipelines.bench.rank import bench_rank
+
+        screen.result(bench_rank(rows, features, seed, peer, limit, processes or os.cpu_count() or 1, out, screen))
 
 
 @bench_app.command("selection")

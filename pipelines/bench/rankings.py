@@ -8,16 +8,18 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from rich.console import Console
+from scipy.sparse import csr_matrix, hstack
+from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 from ctrkit.config import Experiment, ModelChoice
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.labels import label_columns
-from ctrkit.errors import CtrkitError
 from ctrkit.explain.explainer import open_run
 from ctrkit.selection.coded import code_log
 from ctrkit.selection.ranking import By, rank_log
@@ -87,10 +89,6 @@ def by_optfs(material: Material) -> Scores:
 
 def by_lasso(material: Material) -> Scores:
     """Logistic regression with an L1 penalty on one-hot values: the standard deviation over rows of what the feature adds to the logit."""
-    from scipy.sparse import hstack
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
-
     rows, labels = _sample(material)
     blocks = {feature.name: _one_hot(rows[feature.name]) for feature in material.dataset.features}
     matrix = hstack(list(blocks.values())).tocsr()
@@ -110,8 +108,6 @@ def by_lasso(material: Material) -> Scores:
 
 def by_forest(material: Material) -> Scores:
     """Mean decrease of impurity in a random forest (Breiman, 2001) of 100 trees; ids are numbers, the most frequent value's the lowest."""
-    from sklearn.ensemble import RandomForestClassifier
-
     rows, labels = _sample(material)
     forest = RandomForestClassifier(100, min_samples_leaf=10, random_state=material.seed).fit(_numbers(material, rows), labels)
     return dict(zip(rows.columns, np.asarray(forest.feature_importances_).tolist(), strict=True))
@@ -119,8 +115,6 @@ def by_forest(material: Material) -> Scores:
 
 def by_boosting(material: Material) -> Scores:
     """Gain in 100 gradient-boosted trees of depth 3 (Friedman, 2001); ids are numbers as for the forest."""
-    from sklearn.ensemble import GradientBoostingClassifier
-
     rows, labels = _sample(material)
     trees = GradientBoostingClassifier(subsample=0.5, random_state=material.seed).fit(_numbers(material, rows), labels)
     return dict(zip(rows.columns, np.asarray(trees.feature_importances_).tolist(), strict=True))
@@ -148,12 +142,10 @@ def rank(name: str, material: Material) -> Scores:
     """The scores of all features by one of ``RANKINGS``.
 
     Raises:
-        CtrkitError: the experiment is none for it, or scikit-learn is not installed.
+        CtrkitError: the experiment is none for it.
     """
     try:
         return RANKINGS[name](material)
-    except ModuleNotFoundError as error:
-        raise CtrkitError(f"the ranking '{name}' needs {error.name}, which is not installed", "pip install scikit-learn") from error
     finally:
         shutil.rmtree(material.folder, ignore_errors=True)
 
@@ -172,10 +164,8 @@ def _sample(material: Material) -> tuple[pl.DataFrame, np.ndarray]:
     return rows.select(names), rows[label].to_numpy().astype(int)
 
 
-def _one_hot(column: pl.Series) -> Any:
+def _one_hot(column: pl.Series) -> csr_matrix:
     """``[rows, values]`` sparse: a row's values add up to 1; a number is one column, a missing one 0."""
-    from scipy.sparse import csr_matrix
-
     if column.dtype.is_float():
         return csr_matrix(np.nan_to_num(column.to_numpy()).reshape(-1, 1))
     if not isinstance(column.dtype, pl.List):

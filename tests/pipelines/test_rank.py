@@ -64,9 +64,9 @@ def test_from_config_to_files_to_a_training(config: Path, ctrkit: Callable[..., 
     assert table["score"].is_sorted(descending=True)
     assert pl.read_csv(folder / "ranking.csv")["feature"].equals(table["feature"])
     assert [row["feature"] for row in json.loads((folder / "ranking.json").read_text())] == table["feature"].to_list()
-    assert said.json["recommended"] == ["item", "price", "site"]
-    told = {row["feature"]: row["redundant_with"] for row in said.json["features"] if row["redundant_with"]}
-    assert told == {"shop": "item"}
+    assert said.json["recommended"] == ["item", "price", "shop", "site"]
+    assert dict(table.filter(pl.col("told_by").is_not_null()).select("feature", "told_by").iter_rows()) == {"shop": "item"}
+    assert not any(row["redundant_with"] for row in said.json["features"])
     pairs = pl.read_parquet(folder / "pairs.parquet")
     assert pairs.height == said.json["pairs"] == 10 and {"first", "second", "similarity", "synergy"} <= set(pairs.columns)
     assert pl.read_parquet(folder / "crosses.parquet").height == 10
@@ -91,7 +91,7 @@ def test_the_features_block_is_one(config: Path, ctrkit: Callable[..., Any]) -> 
     head, tail = original.split("features:\n")[0], original[original.index("model:") :]
     config.write_text(head + block + tail)
     features = load_config(config).features
-    assert [feature.name for feature in features] == ["item", "price", "shop", "site"]  # without pairs nobody knows that shop is of item
+    assert [feature.name for feature in features] == ["item", "price", "shop", "site"]
     assert features[1].transform.model_dump() == {"kind": "buckets", "count": 8}
 
 
@@ -166,12 +166,14 @@ def test_what_cannot_be_ranked_is_refused(config: Path, ctrkit: Callable[..., An
     (folder / "header.csv").write_text("item,shop,site,price,noise,click\n")
     (folder / "file").write_text("")
     places = {"EMPTY": folder / "empty.csv", "HEADER": folder / "header.csv", "FILE": folder / "file"}
+    asked = " ".join(options)
     for word, path in places.items():
         options = [option.replace(word, str(path)) for option in options]
     said = ctrkit("rank", config, *options)
     assert said.status == 2
     assert message in said.json["error"]
     assert not list(folder.rglob("*partial*"))
+    assert (folder / "out").exists() == ("HEADER" in asked)  # all else is seen before anything is written
 
 
 def test_a_ranking_of_another_config_is_refused(config: Path, ctrkit: Callable[..., Any]) -> None:

@@ -74,6 +74,13 @@ def test_a_rate_that_jumps_is_found(code: Code, clean: dict[str, np.ndarray]) ->
     assert anomaly.fault is Fault.LABEL_DRIFT and "is 100.00% in tenth 10" in anomaly.text
 
 
+def test_a_number_in_one_bucket_is_found(code: Code) -> None:
+    wage = np.where(np.arange(ROWS) % 50 == 0, 7.0, 0.0)
+    features = [{"name": "wage", "kind": "numeric", "transform": {"kind": "buckets", "count": 8}}]
+    ((anomaly),) = rank_log(code({"wage": wage, "label": np.arange(ROWS) % 2}, features)).anomalies
+    assert anomaly.fault is Fault.CONSTANT and "the same bucket in all rows" in anomaly.text
+
+
 def test_the_best_way_for_a_number_is_found(code: Code) -> None:
     """The label depends on whether a number is among the lowest twelfth: 8 quantiles cannot say so, nor can equal widths."""
     random = np.random.default_rng(2)

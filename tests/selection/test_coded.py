@@ -81,6 +81,14 @@ def test_buckets_are_those_of_prepare(tmp_path: Path) -> None:
     assert (of(log, "x") + 1 == encoded["x"].to_numpy()).all()
 
 
+def test_a_number_that_is_nearly_always_the_same_is_told_apart(code: Code) -> None:
+    wage = [0.0] * 990 + [5.0, 5.0, 5.0, 7.0, 7.0, 7.0, -1.0, -1.0, 9.0, 9.0]
+    frame = pl.DataFrame({"wage": wage, "label": [0, 1] * 500})
+    assert partition(of(code(frame, [{"name": "wage", "kind": "numeric"}]), "wage")) == partition(np.array(wage))
+    bucketised = code(frame, [{"name": "wage", "kind": "numeric", "transform": {"kind": "buckets", "count": 4}}])
+    assert set(of(bucketised, "wage").tolist()) == {1, 2}  # below 0 and not
+
+
 def test_only_training_rows_are_read(tmp_path: Path) -> None:
     """Those that prepare trains on."""
     frame = pl.DataFrame({"x": [str(i) for i in range(1000)], "label": [0, 1] * 500})
