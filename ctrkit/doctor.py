@@ -65,7 +65,7 @@ TRAINING = (
     Package("polars-hash", "0.5"),
     Package("captum", "0.8"),
     Package("optuna", "5"),
-    Package("scikit-learn", "1.6"),
+    Package("scikit-learn", "1.8"),
     Package("scipy", "1.14"),
 )
 Stack = Literal["training", "serving"]

@@ -21,7 +21,7 @@ TESTED = {
     "polars-hash": "0.5.0",
     "captum": "0.8.0",
     "optuna": "5.0.0",
-    "scikit-learn": "1.6.0",
+    "scikit-learn": "1.8.0",
     "scipy": "1.14.0",
     "onnxruntime": "1.24.0",
     "polars": "2.0.0",

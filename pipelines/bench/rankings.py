@@ -91,7 +91,7 @@ def by_lasso(material: Material) -> Scores:
     """Logistic regression with an L1 penalty on one-hot values: the standard deviation over rows of what the feature adds to the logit."""
     rows, labels = _sample(material)
     blocks = {feature.name: _one_hot(rows[feature.name]) for feature in material.dataset.features}
-    matrix = hstack(list(blocks.values())).tocsr()
+    matrix = csr_matrix(hstack(list(blocks.values())))
     held = len(labels) // 5
 
     def fit(penalty: float, x: object, y: np.ndarray) -> LogisticRegression:
@@ -100,7 +100,7 @@ def by_lasso(material: Material) -> Scores:
     def loss(penalty: float) -> float:
         return log_loss(labels[:held], fit(penalty, matrix[held:], labels[held:]).predict_proba(matrix[:held])[:, 1])
 
-    weights = fit(min(PENALTIES, key=loss), matrix, labels).coef_[0]
+    weights = np.ravel(fit(min(PENALTIES, key=loss), matrix, labels).coef_)
     widths = np.cumsum([block.shape[1] for block in blocks.values()])
     parts = np.split(weights, widths[:-1])
     return {name: float((block @ part).std()) for (name, block), part in zip(blocks.items(), parts, strict=True)}
