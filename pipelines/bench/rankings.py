@@ -101,7 +101,7 @@ def by_lasso(material: Material) -> Scores:
         return log_loss(labels[:held], fit(penalty, matrix[held:], labels[held:]).predict_proba(matrix[:held])[:, 1])
 
     weights = np.ravel(fit(min(PENALTIES, key=loss), matrix, labels).coef_)
-    widths = np.cumsum([block.shape[1] for block in blocks.values()])
+    widths = np.cumsum([np.shape(block)[1] for block in blocks.values()])
     parts = np.split(weights, widths[:-1])
     return {name: float((block @ part).std()) for (name, block), part in zip(blocks.items(), parts, strict=True)}
 
