@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -101,7 +102,7 @@ def by_lasso(material: Material) -> Scores:
         return log_loss(labels[:held], fit(penalty, matrix[held:], labels[held:]).predict_proba(matrix[:held])[:, 1])
 
     weights = np.ravel(fit(min(PENALTIES, key=loss), matrix, labels).coef_)
-    widths = np.cumsum([np.shape(block)[1] for block in blocks.values()])
+    widths = np.cumsum([block.shape[1] for block in blocks.values()])
     parts = np.split(weights, widths[:-1])
     return {name: float((block @ part).std()) for (name, block), part in zip(blocks.items(), parts, strict=True)}
 
@@ -164,8 +165,8 @@ def _sample(material: Material) -> tuple[pl.DataFrame, np.ndarray]:
     return rows.select(names), rows[label].to_numpy().astype(int)
 
 
-def _one_hot(column: pl.Series) -> csr_matrix:
-    """``[rows, values]`` sparse: a row's values add up to 1; a number is one column, a missing one 0."""
+def _one_hot(column: pl.Series) -> Any:
+    """A sparse matrix ``[rows, values]``: a row's values add up to 1; a number is one column, a missing one 0."""
     if column.dtype.is_float():
         return csr_matrix(np.nan_to_num(column.to_numpy()).reshape(-1, 1))
     if not isinstance(column.dtype, pl.List):
