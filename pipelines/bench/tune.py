@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from ctrkit.config import Experiment, load_config
-from ctrkit.training.run import read_result
+from ctrkit.training.run import CONFIG_FILE
 from pipelines.bench.page import Block, Paragraph, Picture, Table, write_page
 from pipelines.bench.trials import write_experiment
 from pipelines.rank import rank_features
@@ -79,11 +79,13 @@ def bench_tune(
 def compared(subsets: Curve, ranked: Curve) -> dict[str, Any]:
     """When each was within ``WITHIN`` of the final AUC of the search over subsets: after so many ``trials`` and ``seconds``.
 
-    ``share`` and ``cpu_share`` are the ranked search's part of the other's time, None if it never was.
+    ``share`` and ``cpu_share`` are the ranked search's part of the other's time, None if it never was. ``subsets_to_ranked`` are the seconds
+    after which the search over subsets was within ``WITHIN`` of the ranked one's final AUC, None if it never was.
     """
     aim = subsets.best[-1] - WITHIN
     own, other = subsets.reached(aim), ranked.reached(aim)
     assert own is not None
+    back = subsets.reached(ranked.best[-1] - WITHIN)
     return {
         "subsets_auc": subsets.best[-1],
         "ranked_auc": ranked.best[-1],
@@ -95,6 +97,7 @@ def compared(subsets: Curve, ranked: Curve) -> dict[str, Any]:
         "ranked_seconds": None if other is None else ranked.seconds[other],
         "share": None if other is None else ranked.seconds[other] / subsets.seconds[own],
         "cpu_share": None if other is None else ranked.cpu[other] / subsets.cpu[own],
+        "subsets_to_ranked": None if back is None else subsets.seconds[back],
         "subsets_whole": subsets.seconds[-1],
         "ranked_whole": ranked.seconds[-1],
     }
@@ -134,9 +137,8 @@ def _search(
     select = out / "ranking" if arm == "ranked" else None
     found = tune(seeded, screen, space=space, select=select, trials=trials, seed=seed, out=folder)
     run = folder / f"best-{found['best']['trial']}"
-    result = read_result(run)
-    test_auc = (result.test if result is not None else train_experiment(load_config(found["config"]), run, False, screen)["test"])["auc"]
-    return curve(pl.read_parquet(folder / "trials.parquet"), test_auc, ranking if arm == "ranked" else Spent())
+    trained = train_experiment(load_config(found["config"]), run, (run / CONFIG_FILE).is_file(), screen)
+    return curve(pl.read_parquet(folder / "trials.parquet"), trained["test"]["auc"], ranking if arm == "ranked" else Spent())
 
 
 def _report(
@@ -145,6 +147,7 @@ def _report(
     _plot(curves, title, out / "search.png")
     header = ["seed", "valid AUC", "with ranking", "test AUC", "with ranking", "trials to it", "with ranking"]
     header += ["seconds to it", "with ranking", "share of the time", "share of the CPU"]
+    header += ["seconds of the search without to the other's AUC"]
     cells = [
         [
             str(row["seed"]),
@@ -152,6 +155,7 @@ def _report(
             *("never" if row[name] is None else str(row[name]) for name in ("subsets_trials", "ranked_trials")),
             *("never" if row[name] is None else f"{row[name]:.0f}" for name in ("subsets_seconds", "ranked_seconds")),
             *("-" if row[name] is None else f"{row[name]:.0%}" for name in ("share", "cpu_share")),
+            f"never in {row['subsets_whole']:.0f}" if row["subsets_to_ranked"] is None else f"{row['subsets_to_ranked']:.0f}",
         ]
         for row in rows
     ]

@@ -63,7 +63,9 @@ def test_time_to_the_same_auc() -> None:
     assert (row["subsets_trials"], row["ranked_trials"], row["subsets_seconds"], row["ranked_seconds"]) == (3, 2, 30, 12)
     assert (row["share"], row["cpu_share"]) == (0.4, 0.2)
     assert (row["subsets_auc"], row["ranked_auc"], row["ranked_test_auc"], row["subsets_whole"]) == (0.8, 0.81, 0.79, 40)
+    assert row["subsets_to_ranked"] is None
     never = compared(ranked, subsets)
+    assert never["subsets_to_ranked"] == 12
     assert (never["subsets_seconds"], never["ranked_trials"], never["ranked_seconds"], never["share"]) == (17, None, None, None)
 
 
