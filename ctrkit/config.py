@@ -422,15 +422,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     Raises:
         CtrkitError: no such file, no YAML, an unknown key, a wrong value, an environment variable not set.
     """
-    path = Path(path)
-    try:
-        tree = yaml.load(path.read_text(encoding="utf8"), _Loader)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise CtrkitError(f"no config file at '{path}'", "Give the path of a YAML file, such as configs/simulated.yaml") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CtrkitError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}", "Mend it and try again") from error
-    if not isinstance(tree, dict):
-        raise CtrkitError(f"'{path}' does not hold settings", "It must start with keys such as 'name:', 'data:' and 'features:'")
+    tree = read_tree(path)
     if isinstance(tree.get("features"), list):
         tree["features"] = expand_features(tree["features"])
     for override in overrides:
@@ -443,9 +435,27 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         raise CtrkitError(f"in {place}: {explain(error, Experiment, tree)}") from error
 
 
-def to_yaml(experiment: Experiment) -> str:
-    """The experiment with every setting spelt out; ``load_config`` reads it back to an equal one."""
-    return dump_yaml(experiment.model_dump(mode="json"))
+def read_tree(path: str | Path) -> dict[str, Any]:
+    """A YAML file of settings, not yet checked.
+
+    Raises:
+        CtrkitError: no such file, no YAML, or no settings in it.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.load(path.read_text(encoding="utf8"), _Loader)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise CtrkitError(f"no config file at '{path}'", "Give the path of a YAML file, such as configs/simulated.yaml") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CtrkitError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}", "Mend it and try again") from error
+    if not isinstance(tree, dict):
+        raise CtrkitError(f"'{path}' does not hold settings", "It must start with keys such as 'name:', 'data:' and 'features:'")
+    return tree
+
+
+def to_yaml(settings: BaseModel) -> str:
+    """The experiment, or other settings, with every one spelt out; ``load_config`` reads an experiment back to an equal one."""
+    return dump_yaml(settings.model_dump(mode="json"))
 
 
 def dump_yaml(tree: object) -> str:

@@ -64,7 +64,8 @@ TRAINING = (
     Package("onnxscript", "0.5"),
     Package("polars-hash", "0.5"),
     Package("captum", "0.8"),
-    Package("scikit-learn", "1.6"),
+    Package("optuna", "5"),
+    Package("scikit-learn", "1.8"),
     Package("scipy", "1.14"),
 )
 Stack = Literal["training", "serving"]

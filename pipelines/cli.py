@@ -162,6 +162,39 @@ def train(
 
 
 @app.command(rich_help_panel=OWN)
+def tune(
+    config: Config,
+    space: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The search space in YAML. Default: around the config's own settings.", show_default=False),
+    ] = None,
+    select: Annotated[
+        Path | None,
+        typer.Option(metavar="RANKING", help="Search how many of its best features to keep, not which ones.", show_default=False),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials in all, earlier calls' included. Default: 50, or no limit with --minutes.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so many minutes.", show_default=False)] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the search.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other trials.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="The study's folder. Default: tune/NAME below the output folder.", show_default=False)
+    ] = None,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Search models, settings and features for the best AUC on validation. Run again, it goes on where it stopped."""
+    with terminal(json) as screen:
+        experiment = _load(config, overrides, "training")
+        from pipelines.tune import tune as search
+
+        limit = 50 if trials is None and minutes is None else trials
+        options = {"space": space, "select": select, "trials": limit, "minutes": minutes, "workers": workers, "seed": seed, "out": out}
+        screen.result(search(experiment, screen, **options))
+
+
+@app.command(rich_help_panel=OWN)
 def evaluate(
     run: Run,
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",

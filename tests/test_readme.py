@@ -81,6 +81,7 @@ def test_every_command_runs(folder: Path, port: int, environment: dict[str, str]
         "ctrkit train",
         "ctrkit evaluate",
         "ctrkit explain",
+        "ctrkit tune",
         "ctrkit export",
         "ctrkit score",
         "ctrkit serve",
@@ -124,7 +125,7 @@ def answer(command: str, folder: Path, environment: dict[str, str]) -> dict[str,
 
 
 def test_the_first_config_is_short() -> None:
-    (config,) = (body for language, body in BLOCKS if language == "yaml")
+    config = next(body for language, body in BLOCKS if language == "yaml")
     assert len(config.splitlines()) < 20
 
 

@@ -24,6 +24,8 @@ from ctrkit.errors import CtrkitError
 
 PREFETCHED_BATCHES = 4
 BLOCKS_PER_LIMIT = 4
+_ITEMS = ".list.element"
+"""Of a Parquet list column: where its values lie."""
 
 
 class Loader:
@@ -227,7 +229,8 @@ class _Columns:
         units = []
         for index in range(metadata.num_row_groups):
             group = metadata.row_group(index)
-            values = sum(group.column(i).num_values for i in range(group.num_columns))
+            columns = [group.column(i) for i in range(group.num_columns)]
+            values = sum(c.num_values for c in columns if c.path_in_schema.removesuffix(_ITEMS) in self._names)
             units.append(_RowGroup(part, index, group.num_rows, 8 * values))
         return [unit for unit in units if unit.rows]
 

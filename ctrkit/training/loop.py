@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -42,7 +42,7 @@ from ctrkit.training.distributed import (
     mean_loss,
 )
 from ctrkit.training.diverged import diverged
-from ctrkit.training.evaluate import model_without_optimizer, predict
+from ctrkit.training.evaluate import Predictions, model_without_optimizer, predict
 from ctrkit.training.monitor import monitored
 from ctrkit.training.optim import dense_optimizer
 from ctrkit.training.plots import calibration_plot, learning_curve, pair_map
@@ -62,6 +62,8 @@ RELOADED_TOLERANCE = 1e-5
 """On the monitored metric."""
 CHANCE = 0.005
 """A valid AUC this close to 0.5 has learned nothing."""
+Watch = Callable[[float, dict[str, float]], object]
+"""Called after each evaluation with the epochs done and the valid split's metrics."""
 
 
 @dataclass
@@ -93,6 +95,8 @@ class Loop:
     Args:
         search: it, if this is the search.
         found: what the search found, if this is the training after it.
+        watch: told of each evaluation; what it raises ends the training.
+        pictures: whether to draw the learning curve and the calibration.
     """
 
     def __init__(
@@ -105,8 +109,10 @@ class Loop:
         *,
         search: Search | None = None,
         found: Found | None = None,
+        watch: Watch | None = None,
+        pictures: bool = True,
     ) -> None:
-        self.search, self.found = search, found
+        self.search, self.found, self.watch, self.pictures = search, found, watch, pictures
         self.stops_early = search is None or search.stops_early
         self.experiment, self.dataset, self.run_dir, self.worker, self.console = experiment, dataset, run_dir, worker, console
         self.settings = settings = experiment.training
@@ -149,12 +155,13 @@ class Loop:
         dense = sum(p.numel() for p in self.dense_parameters)
         print_plan(self.console, self.plan, dense, self.worker.world)
         self._describe_found()
-        with Report(self.console, self.epochs, len(self.loader)) as self.report:
-            self._fit()
-        result = self._finish(dense + sum(t.rows * t.dim for t in self.plan))
-        if self.tracker is not None:
-            self.tracker.close()
-        return result
+        try:
+            with Report(self.console, self.epochs, len(self.loader)) as self.report:
+                self._fit()
+            return self._finish(dense + sum(t.rows * t.dim for t in self.plan))
+        finally:
+            if self.tracker is not None:
+                self.tracker.close()
 
     def run_search(self) -> None:
         """Trains the search and writes what it found."""
@@ -362,6 +369,8 @@ class Loop:
             self.tracker.record("valid", progress.step, self._epochs_done(), metrics)
         self.report.evaluated(round(self._epochs_done(), 2), progress.step, train_loss, metrics, self._samples_per_s(), best)
         self._warn_of_chance(metrics["auc"])
+        if self.watch is not None:
+            self.watch(self._epochs_done(), metrics)
 
     def _warn_of_chance(self, auc: float) -> None:
         progress = self.progress
@@ -458,15 +467,19 @@ class Loop:
             temporary = self.run_dir / f".{WEIGHTS_FILE}.tmp"
             shutil.copyfile(self.checkpoints.best_path(best_step), temporary)
             temporary.replace(self.run_dir / WEIGHTS_FILE)
-            tasks = self.dataset.inputs.tasks
-            learning_curve(read_records(self.run_dir), best_step, self.run_dir / "learning_curve.png", tasks)
-            split = "test" if "test" in scored else "valid"
-            calibration_plot(scored[split].labels, scored[split].probabilities, split, self.run_dir / "calibration.png", tasks)
+            if self.pictures:
+                self._draw(best_step, scored)
             write_json(self.run_dir / RESULT_FILE, result.to_json())
             forget_rewind(self.run_dir / SEARCH_FOLDER)
         dist.barrier()
         self.checkpoints.delete()
         return result
+
+    def _draw(self, best_step: int, scored: dict[str, Predictions]) -> None:
+        tasks = self.dataset.inputs.tasks
+        learning_curve(read_records(self.run_dir), best_step, self.run_dir / "learning_curve.png", tasks)
+        split = "test" if "test" in scored else "valid"
+        calibration_plot(scored[split].labels, scored[split].probabilities, split, self.run_dir / "calibration.png", tasks)
 
     def _check_reloaded(self, valid: dict[str, float]) -> None:
         """The weights read back from disk must score as the model in training did."""

@@ -26,7 +26,7 @@ from ctrkit.training.distributed import (
     Worker,
     process_group,
 )
-from ctrkit.training.loop import Loop
+from ctrkit.training.loop import Loop, Watch
 from ctrkit.training.run import (
     RunResult,
     check_same_training,
@@ -48,6 +48,8 @@ def train(
     run_dir: Path | None = None,
     resume: bool = False,
     console: Console | None = None,
+    watch: Watch | None = None,
+    pictures: bool = True,
 ) -> RunResult:
     """Trains a model and writes its run folder. Under ``torchrun`` every process calls it with the same arguments.
 
@@ -58,6 +60,8 @@ def train(
         resume: go on from the last resume point of ``run_dir``, or of the experiment's newest unfinished run. A finished run is
             left as it is and its result returned.
         console: default standard error.
+        watch: told of each evaluation, those of a search apart; what it raises ends the training.
+        pictures: whether the run folder gets the learning curve and the calibration.
 
     Raises:
         CtrkitError: unknown model or setting, nothing to resume, loss not finite, a valid split of one class, a full disk.
@@ -74,7 +78,7 @@ def train(
             return finished
         try:
             found = _search(experiment, dataset, folder / SEARCH_FOLDER, worker, console)
-            return Loop(experiment, dataset, folder, worker, console, found=found).run()
+            return Loop(experiment, dataset, folder, worker, console, found=found, watch=watch, pictures=pictures).run()
         except KeyboardInterrupt:
             console.print(f"Interrupted. Go on with: --resume (run folder {folder})", highlight=False, markup=False)
             raise

@@ -156,3 +156,55 @@ def rank(
         from pipelines.bench.rank import bench_rank
 
         screen.result(bench_rank(rows, features, seed, peer, limit, processes or os.cpu_count() or 1, out, screen))
+
+
+@bench_app.command("selection")
+def selection(
+    configs: Annotated[list[Path] | None, typer.Argument(metavar="[CONFIG]...", help="Experiments in YAML.", show_default=False)] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="outrank, 3mr, optfs, permutation, lasso, forest, boosting or random. Repeatable; default all.",
+            show_default=False,
+        ),
+    ] = None,
+    top: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--top",
+            min=1,
+            help="Features to keep. Repeatable; default an eighth, a quarter, a half, three quarters, all.",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 1, 2, ... of rankings and trainings.")] = 3,
+    synthetic: Annotated[int, typer.Option(min=0, help="Rows of a synthetic log whose relevant features are known; 0: without.")] = 0,
+    out: Out = Path("out/bench-selection"),
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """AUC against the number of kept features, by rankings: OutRank, OptFS, permutation, lasso, forest, boosting."""
+    with training_terminal(json) as screen:
+        from pipelines.bench.selection import bench_selection
+
+        rows = bench_selection(configs or [], overrides or [], method or [], top or [], seeds, synthetic, out, screen)
+        screen.result(rows)
+
+
+@bench_app.command("tune")
+def tune(
+    config: Config,
+    space: Annotated[Path | None, typer.Option(metavar="FILE", help="The search space, as of 'ctrkit tune'.", show_default=False)] = None,
+    trials: Annotated[int, typer.Option(min=2, help="Of each search.")] = 30,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 1, 2, ... of searches and trainings.")] = 3,
+    out: Out = Path("out/bench-tune"),
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Search with OutRank's ranking first against a search over all subsets of the features: AUC and time."""
+    with training_terminal(json) as screen:
+        from pipelines.bench.tune import bench_tune
+
+        screen.result(bench_tune(config, overrides or [], space, trials, seeds, out, screen))

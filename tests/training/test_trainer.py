@@ -132,6 +132,25 @@ def test_the_best_weights_are_kept_and_scored(experiment: Make, dataset: Dataset
     assert evaluate_run(result.run, "test")["metrics"] == pytest.approx(result.test, abs=1e-6)
 
 
+def test_a_watcher_is_told_of_each_evaluation_and_may_end_the_training(
+    experiment: Make, dataset: Dataset, uninterrupted: RunResult, tmp_path: Path
+) -> None:
+    seen: list[tuple[float, dict[str, float]]] = []
+    watched = run(experiment(), dataset, watch=lambda epochs, metrics: seen.append((epochs, metrics)), pictures=False)[0]
+    assert_same(watched, uninterrupted)
+    assert not list(watched.run.glob("*.png"))
+    assert seen == [(r["epoch"], {name: r[name] for name in watched.valid}) for r in records(watched, "valid")]
+
+    def enough(epochs: float, _: dict[str, float]) -> None:
+        if epochs == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(experiment(), dataset, run_dir=tmp_path / "ended", watch=enough)
+    assert read_result(tmp_path / "ended") is None
+    assert len((tmp_path / "ended/metrics.jsonl").read_text().splitlines()) == 4, "two epochs' training and evaluation"
+
+
 def test_predictions_come_in_the_order_of_the_split(dataset: Dataset, uninterrupted: RunResult) -> None:
     predictions = predict_split(uninterrupted.run, "valid", batch_size=100)
     table = pa.concat_tables([pq.read_table(part) for part in dataset.parts("valid")])

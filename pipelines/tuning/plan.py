@@ -1,0 +1,129 @@
+"""A study's plan: the experiment, the space and the seed, one YAML file in its folder that every worker reads."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from ctrkit.config import Experiment, read_tree, to_yaml
+from ctrkit.errors import CtrkitError
+from ctrkit.schema import Settings
+from ctrkit.selection.select import select_features
+from pipelines.tuning.overrides import overridden
+from pipelines.tuning.space import Space, has_setting, own_value
+
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
+
+PLAN_FILE = "plan.yaml"
+SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
+"""Of the features, in a ranking's order: how many to keep, if the space does not say."""
+
+
+class Plan(Settings):
+    """
+    Attributes:
+        seed: of what is drawn; the training's own is the experiment's.
+        tops: with a ranking: the best features, by how many.
+    """
+
+    experiment: Experiment
+    space: Space
+    seed: int
+    tops: dict[int, tuple[str, ...]] = Field(default_factory=dict)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return self.space.models or (self.experiment.model.name,)
+
+    def draw(self, trial: "BaseTrial") -> Experiment:
+        """The experiment of a trial.
+
+        Raises:
+            CtrkitError: settings that do not go together, or no feature is kept.
+        """
+        several = len(self.models) > 1
+        model = trial.suggest_categorical("model", self.models) if several else self.models[0]
+        axes = {key: axis for key, axis in self.space.settings.items() if has_setting(model, key)}
+        settings = {key: axis.draw(trial, key) for key, axis in axes.items()}
+        return overridden(self.experiment, model, settings, self._kept(trial))
+
+    def _kept(self, trial: "BaseTrial") -> tuple[str, ...] | None:
+        if self.space.features == "all":
+            return None
+        if self.tops:
+            return self.tops[trial.suggest_categorical("top", list(self.tops))]
+        chosen = {f.name for f in self.experiment.features if trial.suggest_categorical(f"feature.{f.name}", [True, False])}
+        kept = tuple(f.name for f in self.experiment.features if f.name in chosen and (f.of is None or f.of in chosen))
+        if not kept:
+            raise CtrkitError("no feature is kept")
+        return kept
+
+    def own(self) -> dict[str, Any]:
+        """The parameters of the trial that is the config as it stands, as far as the space has it."""
+        own: dict[str, Any] = {}
+        model = self.experiment.model.name
+        if len(self.models) > 1 and model in self.models:
+            own["model"] = model
+        for key, axis in self.space.settings.items():
+            if model in self.models and has_setting(model, key):
+                parameter = axis.parameter(own_value(self.experiment, key))
+                own |= {key: parameter} if parameter is not None else {}
+        if self.space.features == "subsets":
+            features = self.experiment.features
+            own |= {"top": max(self.tops)} if self.tops else {f"feature.{f.name}": True for f in features}
+        return own
+
+
+def make_plan(experiment: Experiment, space: Space, seed: int, ranking: Path | None) -> Plan:
+    """A plan; with a ranking, its best features take the place of a choice for each.
+
+    Raises:
+        CtrkitError: no ranking there, or of other features; or a space that does not go with it.
+    """
+    if ranking is None:
+        if space.top:
+            raise CtrkitError("the search space has 'top', and there is no ranking", "Give one with --select, or leave 'top' out")
+        return Plan(experiment=experiment, space=space, seed=seed)
+    if space.features == "all":
+        raise CtrkitError("the search space has 'features: all', and there is a ranking", "Set features to subsets, or leave --select out")
+    count = len(experiment.features)
+    tops = space.top or tuple(sorted({max(1, round(count * share)) for share in SHARES}))
+    if max(tops) > count:
+        raise CtrkitError(f"the search space has 'top: {max(tops)}', and there are {count} features", f"Give at most {count}")
+    selected = {top: select_features(experiment, ranking, top) for top in sorted(set(tops))}
+    return Plan(experiment=experiment, space=space, seed=seed, tops={top: tuple(f.name for f in e.features) for top, e in selected.items()})
+
+
+def keep_plan(plan: Plan, folder: Path) -> None:
+    """Writes the plan, or finds it there.
+
+    Raises:
+        CtrkitError: the folder holds a study of another plan.
+    """
+    path = folder / PLAN_FILE
+    text = to_yaml(plan)
+    if path.exists() and path.read_text(encoding="utf8") != text:
+        there = _differing(read_tree(path), plan.model_dump(mode="json"))
+        raise CtrkitError(f"'{folder}' holds a study of other settings: {', '.join(there)}", "Give another --out, or delete that folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{PLAN_FILE}.tmp"
+    temporary.write_text(text, encoding="utf8")
+    temporary.replace(path)
+
+
+def read_plan(folder: Path) -> Plan:
+    return Plan.model_validate(read_tree(folder / PLAN_FILE))
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any], place: str = "") -> list[str]:
+    """Keys of two trees where their values differ."""
+    keys: list[str] = []
+    for key in dict.fromkeys([*before, *now]):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            keys += _differing(old, new, f"{place}{key}.")
+        elif old != new:
+            keys.append(f"{place}{key}")
+    return keys
