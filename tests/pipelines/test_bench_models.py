@@ -2,13 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ctrkit.errors import CtrkitError
 from pipelines.bench import trials
 from pipelines.bench.models import bench_models
+from pipelines.bench.process import Ended
 
 
 @pytest.fixture
@@ -24,21 +24,18 @@ def config(tmp_path: Path) -> str:
 def test_the_best_on_validation_is_reported_and_nothing_runs_twice(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[tuple[str, ...]] = []
 
-    class Done:
-        returncode, stderr = 0, ""
+    def done(valid: float, test: float) -> Ended:
+        metrics = {"valid": {"auc": valid, "logloss": 0.5}, "test": {"auc": test, "logloss": 0.4}}
+        return Ended(0, "Sharding plan\n" + json.dumps({**metrics, "params": 10, "samples_per_s": 5.0}), "")
 
-        def __init__(self, valid: float, test: float) -> None:
-            metrics = {"valid": {"auc": valid, "logloss": 0.5}, "test": {"auc": test, "logloss": 0.4}}
-            self.stdout = "Sharding plan\n" + json.dumps({**metrics, "params": 10, "samples_per_s": 5.0})
-
-    def run(command: list[str], **_: Any) -> Done:
-        overrides = tuple(part for part in command if "=" in part)
+    def run(arguments: list[str], threads: int | None) -> Ended:
+        overrides = tuple(part for part in arguments if "=" in part)
         ran.append(overrides)
         seed = next(int(part.partition("=")[2]) for part in overrides if part.startswith("training.seed"))
         small = "embedding.dim=4" in overrides
-        return Done(0.7 if small else 0.8, 0.9 if small else 0.6 + seed / 10)
+        return done(0.7 if small else 0.8, 0.9 if small else 0.6 + seed / 10)
 
-    monkeypatch.setattr(trials.subprocess, "run", run)
+    monkeypatch.setattr(trials, "run_command", run)
     said: list[str] = []
     (row,) = bench_models([config], ["deepfm"], 2, ["embedding.dim=4,8"], tmp_path / "out", said.append)
     assert row["settings"] == "embedding.dim=8", "the other one is better on test, which chooses nothing"

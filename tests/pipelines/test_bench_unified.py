@@ -1,7 +1,6 @@
 """The benchmark spends every budget to the row, trains what it says, goes on where it was stopped and writes its report."""
 
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from ctrkit.config import Experiment, UnifiedEmbedding, load_config
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Buckets, Hash, Vocabulary
+from pipelines.bench.process import Ended
 from pipelines.bench.unified import Scheme, bench_unified, on_front, schemes
 
 CONFIG = """
@@ -98,25 +98,24 @@ def test_the_front_is_what_nothing_smaller_or_better_beats() -> None:
     assert [on_front(row, rows) for row in rows] == [False, True, False, False, True, False, True]
 
 
-def fake_training(ran: list[Experiment]) -> Callable[..., subprocess.CompletedProcess]:
+def fake_training(ran: list[Experiment]) -> Callable[..., Ended]:
     """In place of ``ctrkit train``: a better valid AUC for a higher learning rate, a test AUC by the seed."""
 
-    def run(command: list[str], **_: object) -> subprocess.CompletedProcess:
-        verb = command.index("train")
-        settings = [command[i + 1] for i, part in enumerate(command) if part == "--set"]
-        experiment = load_config(command[verb + 1], settings)
+    def run(arguments: list[str], threads: int | None) -> Ended:
+        settings = [arguments[i + 1] for i, part in enumerate(arguments) if part == "--set"]
+        experiment = load_config(arguments[1], settings)
         ran.append(experiment)
         valid = {"auc": 0.6 + experiment.embedding.learning_rate, "logloss": 0.5}
         test = {"auc": 0.7 + experiment.training.seed / 100, "logloss": 0.4}
         said = {"valid": valid, "test": test, "params": 100, "samples_per_s": 5.0}
-        return subprocess.CompletedProcess(command, 0, json.dumps(said), "")
+        return Ended(0, json.dumps(said), "")
 
     return run
 
 
 def test_a_benchmark_is_resumed_and_reported(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[Experiment] = []
-    monkeypatch.setattr(subprocess, "run", fake_training(ran))
+    monkeypatch.setattr("pipelines.bench.trials.run_command", fake_training(ran))
     out = tmp_path / "bench"
 
     def bench(seeds: int, *overrides: str) -> list[dict]:
