@@ -157,7 +157,9 @@ def _say(ranking: Ranking, folder: Path, screen: Terminal) -> None:
         who = f"'{anomaly.feature}'" if anomaly.feature else "The label"
         screen.console.print(f"{anomaly.fault.value}: {who} {anomaly.text}", style="yellow", markup=False)
     if ranking.pairs and ranking.paired < len(ranking.scores):
-        screen.console.print(f"Pairs are those of the {ranking.paired} best features: --pairs bounds them.", style="yellow", markup=False)
+        screen.console.print(
+            f"Pairs are those of the {ranking.paired} best features: --most-pairs bounds them.", style="yellow", markup=False
+        )
     if ranking.rows < ranking.of_rows:
         screen.console.print(f"On {ranking.rows:,} of {ranking.of_rows:,} training rows, drawn uniformly.", markup=False)
     screen.console.print(

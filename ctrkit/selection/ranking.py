@@ -119,7 +119,7 @@ class Ranking:
 
 
 Progress = Callable[[str, int, int | None], None]
-"""Called with the stage (score, pairs, crosses), how much of it is done and of how much."""
+"""Called with the stage (score, pairs), how much of it is done and of how much."""
 
 
 def rank_log(

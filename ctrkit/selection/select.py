@@ -52,13 +52,13 @@ def read_ranking(path: str | Path) -> list[str]:
     file = Path(path)
     if file.is_dir():
         file = file / f"{FILE}.parquet"
+    if not file.exists():
+        raise CtrkitError(f"no ranking at '{file}'", "Run ctrkit rank CONFIG; it says where it wrote it")
     readers = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".json": pl.read_json}
     if file.suffix not in readers:
         raise CtrkitError(f"'{file}' is no ranking", "Give the folder that ctrkit rank wrote, or its ranking.parquet, .csv or .json")
     try:
         ranking = readers[file.suffix](file)
-    except FileNotFoundError as error:
-        raise CtrkitError(f"no ranking at '{file}'", "Run ctrkit rank CONFIG; it says where it wrote it") from error
     except (pl.exceptions.PolarsError, OSError) as error:
         raise CtrkitError(f"the ranking '{file}' cannot be read: {str(error).splitlines()[0]}", "Run ctrkit rank CONFIG again") from error
     if "feature" not in ranking.columns or ranking.is_empty():

@@ -10,7 +10,7 @@ from pipelines.options import Config, Json, Overrides
 from pipelines.terminal import training_terminal
 
 bench_app = typer.Typer(
-    help="Benchmarks: speed of prepare and training, quality of the models.", no_args_is_help=True, rich_markup_mode="rich"
+    help="Benchmarks: speed, models, compressed embeddings, rankings of features, searches.", no_args_is_help=True, rich_markup_mode="rich"
 )
 
 
