@@ -188,9 +188,11 @@ def tune(
     with terminal(json) as screen:
         experiment = _load(config, overrides, "training")
         from pipelines.tune import tune as search
+        from pipelines.tuning.space import read_space
 
         limit = 50 if trials is None and minutes is None else trials
-        options = {"space": space, "select": select, "trials": limit, "minutes": minutes, "workers": workers, "seed": seed, "out": out}
+        searched = read_space(space, experiment) if space is not None else None
+        options = {"space": searched, "select": select, "trials": limit, "minutes": minutes, "workers": workers, "seed": seed, "out": out}
         screen.result(search(experiment, screen, **options))
 
 

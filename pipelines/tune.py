@@ -16,7 +16,7 @@ from pipelines.prepare import prepared
 from pipelines.terminal import Terminal
 from pipelines.tuning.outcome import write_outcome
 from pipelines.tuning.plan import PLAN_FILE, keep_plan, make_plan, read_plan
-from pipelines.tuning.space import default_space, read_space
+from pipelines.tuning.space import Space, default_space
 from pipelines.tuning.study import Budget, held, open_study, stop_abandoned
 from pipelines.tuning.worker import work
 
@@ -25,7 +25,7 @@ def tune(
     experiment: Experiment,
     screen: Terminal,
     *,
-    space: Path | None = None,
+    space: Space | None = None,
     select: Path | None = None,
     trials: int | None = None,
     minutes: float | None = None,
@@ -36,7 +36,7 @@ def tune(
     """Searches, or goes on with the search that ``out`` holds; see ``write_outcome`` for what it writes and returns, and ``seconds``.
 
     Args:
-        space: YAML of the search space; default ``default_space``.
+        space: default ``default_space``.
         select: a ranking; how many of its best features to keep is then searched, in place of whether to keep each.
         trials: of the study in all.
         minutes: of this call; the trials under way are stopped at their next evaluation.
@@ -45,15 +45,14 @@ def tune(
         out: the study's folder; default ``<output>/tune/<name>``.
 
     Raises:
-        CtrkitError: a bad space or ranking, a folder with a study of other settings or at work, no trial that ended, a worker that died.
+        CtrkitError: a bad ranking, or one that does not go with the space, a folder with a study of other settings or at work, no trial that ended, a worker that died.
     """
     started = time.time()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise CtrkitError("ctrkit tune starts its own processes, and this is one of torchrun's", "Run it without torchrun, with --workers")
     folder = out or Path(experiment.output) / "tune" / experiment.name
     experiment = _with_threads(experiment, workers, folder)
-    searched = read_space(space, experiment) if space is not None else default_space(experiment)
-    plan = make_plan(experiment, searched, seed, select)
+    plan = make_plan(experiment, space or default_space(experiment), seed, select)
     keep_plan(plan, folder)
     budget = Budget(trials, None if minutes is None else started + 60 * minutes)
     with held(folder) as lock:

@@ -1,5 +1,6 @@
 """An experiment with the best features of a ranking only."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -22,25 +23,36 @@ def select_features(experiment: Experiment, ranking_path: str | Path, top: int) 
     """
     if top < 1:
         raise CtrkitError(f"the top {top} features are none", "Give --top 1 or more")
-    ranked = read_ranking(ranking_path)
-    known = [feature.name for feature in experiment.features]
-    for name in ranked:
-        if name not in known:
-            raise CtrkitError(
-                f"the ranking '{ranking_path}' names '{name}', which is no feature of '{experiment.name}'", nearest(name, known)
-            )
-    unranked = [name for name in known if name not in ranked]
-    if unranked:
-        raise CtrkitError(
-            f"the ranking '{ranking_path}' does not name the feature '{unranked[0]}'", "Run ctrkit rank with this config again"
-        )
-    kept = set(ranked[:top])
-    kept |= {feature.of for feature in experiment.features if feature.name in kept and feature.of is not None}
+    kept = best_features(experiment, ranking_of(experiment, ranking_path), top)
     changes: dict[str, object] = {"features": tuple(feature for feature in experiment.features if feature.name in kept)}
     if isinstance(experiment.embedding, UnifiedEmbedding):
         lookups = {name: count for name, count in experiment.embedding.feature_lookups.items() if name in kept}
         changes["embedding"] = experiment.embedding.model_copy(update={"feature_lookups": lookups})
     return experiment.model_copy(update=changes)
+
+
+def best_features(experiment: Experiment, ranked: Sequence[str], top: int) -> tuple[str, ...]:
+    """Names of the ``top`` best of ``ranked``, in the config's order; a sequence brings the feature it is a history of."""
+    kept = set(ranked[:top])
+    kept |= {feature.of for feature in experiment.features if feature.name in kept and feature.of is not None}
+    return tuple(feature.name for feature in experiment.features if feature.name in kept)
+
+
+def ranking_of(experiment: Experiment, path: str | Path) -> list[str]:
+    """The experiment's features as a ranking has them, the best first.
+
+    Raises:
+        CtrkitError: no ranking there, or one of other features than the experiment's.
+    """
+    ranked = read_ranking(path)
+    known = [feature.name for feature in experiment.features]
+    for name in ranked:
+        if name not in known:
+            raise CtrkitError(f"the ranking '{path}' names '{name}', which is no feature of '{experiment.name}'", nearest(name, known))
+    unranked = [name for name in known if name not in ranked]
+    if unranked:
+        raise CtrkitError(f"the ranking '{path}' does not name the feature '{unranked[0]}'", "Run ctrkit rank with this config again")
+    return ranked
 
 
 def read_ranking(path: str | Path) -> list[str]:

@@ -23,6 +23,7 @@ from pipelines.rank import rank_features
 from pipelines.terminal import Terminal
 from pipelines.train import train_experiment
 from pipelines.tune import tune
+from pipelines.tuning.space import Space, default_space, read_space
 
 ARMS = {"subsets": "a yes or no for each feature", "ranked": "how many of the best by OutRank"}
 WITHIN = 0.001
@@ -54,7 +55,7 @@ def bench_tune(
     """Runs what is missing, writes ``results.parquet``, ``report.md``, ``report.html`` and a picture to ``out``.
 
     Args:
-        space: of both searches, as ``ctrkit tune`` takes it.
+        space: of both searches, as ``ctrkit tune`` takes it; its ``top`` is of the one with the ranking.
         trials: of each search.
         seeds: 1 .. seeds, of what is drawn and of the trainings.
 
@@ -66,9 +67,10 @@ def bench_tune(
     """
     experiment = load_config(config, overrides)
     write_experiment(experiment, out / f"{experiment.name}.yaml")
+    searched = read_space(space, experiment) if space is not None else default_space(experiment)
     ranking = _ranking(experiment, out, screen)
     curves = {
-        (arm, seed): _search(experiment, arm, seed, space, trials, out, ranking, screen) for seed in range(1, seeds + 1) for arm in ARMS
+        (arm, seed): _search(experiment, arm, seed, searched, trials, out, ranking, screen) for seed in range(1, seeds + 1) for arm in ARMS
     }
     rows = [{"seed": seed, **compared(curves["subsets", seed], curves["ranked", seed])} for seed in range(1, seeds + 1)]
     pl.DataFrame(rows, infer_schema_length=None).write_parquet(out / "results.parquet")
@@ -129,16 +131,16 @@ def _ranking(experiment: Experiment, out: Path, screen: Terminal) -> Spent:
     return Spent(**json.loads(file.read_text(encoding="utf8")))
 
 
-def _search(
-    experiment: Experiment, arm: str, seed: int, space: Path | None, trials: int, out: Path, ranking: Spent, screen: Terminal
-) -> Curve:
+def _search(experiment: Experiment, arm: str, seed: int, space: Space, trials: int, out: Path, ranking: Spent, screen: Terminal) -> Curve:
     seeded = experiment.model_copy(update={"training": experiment.training.model_copy(update={"seed": seed})})
     folder = out / f"{arm}-{seed}"
-    select = out / "ranking" if arm == "ranked" else None
+    ranked = arm == "ranked"
+    select = out / "ranking" if ranked else None
+    space = space if ranked else space.model_copy(update={"top": None})
     found = tune(seeded, screen, space=space, select=select, trials=trials, seed=seed, out=folder)
     run = folder / f"best-{found['best']['trial']}"
     trained = train_experiment(load_config(found["config"]), run, (run / CONFIG_FILE).is_file(), screen)
-    return curve(pl.read_parquet(folder / "trials.parquet"), trained["test"]["auc"], ranking if arm == "ranked" else Spent())
+    return curve(pl.read_parquet(folder / "trials.parquet"), trained["test"]["auc"], ranking if ranked else Spent())
 
 
 def _report(

@@ -4,34 +4,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
 from ctrkit.config import Experiment, read_tree, to_yaml
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Settings
-from ctrkit.selection.select import select_features
+from ctrkit.selection.select import best_features, ranking_of
 from pipelines.tuning.overrides import overridden
-from pipelines.tuning.space import Space, has_setting, own_value
+from pipelines.tuning.space import Axis, Space, has_setting, own_value
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 PLAN_FILE = "plan.yaml"
-SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
-"""Of the features, in a ranking's order: how many to keep, if the space does not say."""
 
 
 class Plan(Settings):
     """
     Attributes:
         seed: of what is drawn; the training's own is the experiment's.
-        tops: with a ranking: the best features, by how many.
+        ranked: the features of a ranking, the best first; none without one.
     """
 
     experiment: Experiment
     space: Space
     seed: int
-    tops: dict[int, tuple[str, ...]] = Field(default_factory=dict)
+    ranked: tuple[str, ...] = ()
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -52,13 +48,18 @@ class Plan(Settings):
     def _kept(self, trial: "BaseTrial") -> tuple[str, ...] | None:
         if self.space.features == "all":
             return None
-        if self.tops:
-            return self.tops[trial.suggest_categorical("top", list(self.tops))]
+        if self.ranked:
+            return best_features(self.experiment, self.ranked, self._top.draw(trial, "top"))
         chosen = {f.name for f in self.experiment.features if trial.suggest_categorical(f"feature.{f.name}", [True, False])}
         kept = tuple(f.name for f in self.experiment.features if f.name in chosen and (f.of is None or f.of in chosen))
         if not kept:
             raise CtrkitError("no feature is kept")
         return kept
+
+    @property
+    def _top(self) -> Axis:
+        count = len(self.ranked)
+        return self.space.top or Axis.model_validate({"low": 1, "high": count} if count > 1 else [1])
 
     def own(self) -> dict[str, Any]:
         """The parameters of the trial that is the config as it stands, as far as the space has it."""
@@ -72,7 +73,7 @@ class Plan(Settings):
                 own |= {key: parameter} if parameter is not None else {}
         if self.space.features == "subsets":
             features = self.experiment.features
-            own |= {"top": max(self.tops)} if self.tops else {f"feature.{f.name}": True for f in features}
+            own |= {"top": max(self._top.ends())} if self.ranked else {f"feature.{f.name}": True for f in features}
         return own
 
 
@@ -88,12 +89,11 @@ def make_plan(experiment: Experiment, space: Space, seed: int, ranking: Path | N
         return Plan(experiment=experiment, space=space, seed=seed)
     if space.features == "all":
         raise CtrkitError("the search space has 'features: all', and there is a ranking", "Set features to subsets, or leave --select out")
-    count = len(experiment.features)
-    tops = space.top or tuple(sorted({max(1, round(count * share)) for share in SHARES}))
-    if max(tops) > count:
-        raise CtrkitError(f"the search space has 'top: {max(tops)}', and there are {count} features", f"Give at most {count}")
-    selected = {top: select_features(experiment, ranking, top) for top in sorted(set(tops))}
-    return Plan(experiment=experiment, space=space, seed=seed, tops={top: tuple(f.name for f in e.features) for top, e in selected.items()})
+    ranked = ranking_of(experiment, ranking)
+    most = max(space.top.ends()) if space.top else len(ranked)
+    if most > len(ranked):
+        raise CtrkitError(f"the search space has 'top: {most}', and there are {len(ranked)} features", f"Give at most {len(ranked)}")
+    return Plan(experiment=experiment, space=space, seed=seed, ranked=tuple(ranked))
 
 
 def keep_plan(plan: Plan, folder: Path) -> None:

@@ -88,13 +88,14 @@ class Space(Settings):
     features: Literal["all", "subsets"] = Field(
         default="subsets", description="subsets: whether to keep each; with a ranking how many of its best; all: the config's own"
     )
-    top: tuple[int, ...] = Field(default=(), description="with a ranking: so many of its best; default an eighth, a quarter, a half .. all")
+    top: Axis | None = Field(default=None, description="with a ranking: so many of its best; default any number")
     startup: int = Field(default=8, ge=1, description="trials drawn at random, and left to end, before the others tell")
 
     @model_validator(mode="after")
     def _top_counts(self) -> "Space":
-        if any(count < 1 for count in self.top):
-            raise ValueError("top: keep at least 1 feature")
+        for count in self.top.ends() if self.top else ():
+            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+                raise ValueError("top: keep at least 1 feature, counted in whole ones")
         return self
 
 

@@ -257,6 +257,7 @@ def test_a_study_of_other_settings_or_at_work_is_left_alone(config: Path, space:
         ("settings: {split.seed: [1, 2]}", "Name a setting of model, embedding, training, such as embedding.dim"),
         ("features: some", "features: Input should be 'all' or 'subsets'"),
         ("top: [0]", "top: keep at least 1 feature"),
+        ("top: {low: 1.5, high: 4}", "top: keep at least 1 feature, counted in whole ones"),
         ("startup: 0", "startup: Input should be greater than or equal to 1"),
     ],
 )
@@ -300,7 +301,7 @@ def test_a_ranking_narrows_the_features(config: Path, space: Path, tmp_path: Pat
     ("text", "select", "said"),
     [
         ("top: [2]", False, "'top', and there is no ranking. Give one with --select"),
-        ("top: [5]", True, "'top: 5', and there are 4 features. Give at most 4."),
+        ("top: {low: 1, high: 5}", True, "'top: 5', and there are 4 features. Give at most 4."),
         ("features: all", True, "'features: all', and there is a ranking. Set features to subsets"),
     ],
 )
