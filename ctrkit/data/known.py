@@ -113,4 +113,12 @@ KNOWN_LOGS = (
         "http://archive.ics.uci.edu/ml/datasets/Census-Income+(KDD)",
         ("census-income/census-income.test.gz",),
     ),
+    KnownLog(
+        "adult",
+        "32,561",
+        "People of the US census of 1994: income above 50,000 dollars",
+        "the UCI repository's terms",
+        "https://archive.ics.uci.edu/dataset/2/adult",
+        ("adult/adult.data.gz",),
+    ),
 )

@@ -60,6 +60,7 @@ SPLITS = {
     "kuairand-history": {"train": 33_462, "valid": 4_183, "test": 4_183},
     "kuairand-multitask": {"train": 33_462, "valid": 4_183, "test": 4_183},
     "census-income": {"train": 69_834, "valid": 14_964, "test": 14_964},
+    "adult": {"train": 22_793, "valid": 4_884, "test": 4_884},
 }
 
 
