@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 
 _IMPORTED = ["pipelines.cli", "ctrkit.training.trainer"]
 
@@ -43,6 +44,7 @@ def run_command(arguments: Sequence[str], threads: int | None = None) -> Ended:
 
 
 def _run(arguments: list[str], out: str, err: str, threads: int | None) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY), stream)
     if threads is not None:
@@ -53,3 +55,11 @@ def _run(arguments: list[str], out: str, err: str, threads: int | None) -> None:
 
     sys.argv = ["ctrkit", *arguments]
     main()
+
+
+def _end_with_parent() -> None:
+    """A benchmark that is killed takes the command it waits for with it: a fork of the server is not its child."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

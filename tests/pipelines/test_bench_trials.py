@@ -1,6 +1,11 @@
 """What a trial is, which settings a grid has, and what becomes of a trial that fails."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -61,3 +66,29 @@ def test_a_command_runs_in_a_process_of_its_own() -> None:
     assert listed.status == 0 and {"deepfm", "lr"} <= {model["name"] for model in json.loads(listed.stdout.splitlines()[-1])}
     assert wrong.status == 2 and "nowhere.yaml" in wrong.stderr
     assert run_command(["models", "--json"]) == listed
+
+
+def test_a_benchmark_that_is_killed_takes_its_command_along(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    os.mkfifo(log)
+    config = write_config(tmp_path)
+    config.write_text(config.read_text().replace("log.csv", str(log)))
+    code = f"from pipelines.bench.process import run_command; run_command(['train', {str(config)!r}])"
+    benchmark = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    try:
+        with log.open("wb"):  # open once the command reads it; nothing is written: it waits
+            benchmark.kill()
+            assert any(not living(benchmark.pid) or time.sleep(0.05) for _ in range(400))
+    finally:
+        benchmark.kill()
+        benchmark.wait()
+
+
+def living(group: int) -> list[str]:
+    """Processes of the group that have not ended."""
+    found: list[str] = []
+    for process in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, of, *_ = process.read_text().rpartition(")")[2].split()
+            found += [process.parent.name] if int(of) == group and state != "Z" else []
+    return found
