@@ -32,6 +32,14 @@ def columns_of(dim: int, subspaces: int) -> Tensor:
     return torch.arange(subspaces).repeat_interleave(torch.tensor(widths_of(dim, subspaces)))
 
 
+def nearest(queries: Tensor, words: Tensor) -> Tensor:
+    """The nearest word, by number. ``[n, width]`` and ``[words, width]`` -> int64 ``[n]``. Numbers are looked up among the middles of words."""
+    if words.shape[1] > 1:
+        return torch.cdist(queries, words, compute_mode=_EXACT).argmin(1)
+    ordered, number = words.squeeze(1).sort(stable=True)
+    return number[torch.bucketize(queries[:, 0].contiguous(), (ordered[1:] + ordered[:-1]) / 2)]
+
+
 class Codebook(nn.Module):
     """
     Args:
@@ -65,11 +73,12 @@ class Codebook(nn.Module):
 
     def codes(self, queries: Tensor, tiers: Tensor) -> Tensor:
         """The nearest codewords, by number. ``[n, dim]`` and int64 ``[n]`` -> int64 ``[n, subspaces]``."""
-        number = torch.arange(len(self.words), device=queries.device)
-        barred = number >= torch.tensor(self.allowed, device=queries.device)[tiers].unsqueeze(1)
-        pairs = zip(queries.split(self.widths, 1), self.words.split(self.widths, 1), strict=True)
-        distances = (torch.cdist(query, word, compute_mode=_EXACT) for query, word in pairs)
-        return torch.stack([distance.masked_fill(barred, torch.inf).argmin(1) for distance in distances], 1)
+        codes = torch.empty(len(queries), self.subspaces, dtype=torch.int64, device=queries.device)
+        for tier, allowed in enumerate(self.allowed):
+            (rows,) = (tiers == tier).nonzero(as_tuple=True)
+            pairs = zip(queries[rows].split(self.widths, 1), self.words[:allowed].split(self.widths, 1), strict=True)
+            codes[rows] = torch.stack([nearest(query, words) for query, words in pairs], 1)
+        return codes
 
     def vectors(self, codes: Tensor) -> Tensor:
         """int64 ``[n, subspaces]`` -> ``[n, dim]``."""
