@@ -26,7 +26,9 @@ from pipelines.bench.trials import write_experiment
 from pipelines.prepare import prepared
 from pipelines.terminal import Terminal
 from pipelines.tuning.overrides import overridden
-from pipelines.tuning.plan import SHARES
+
+SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
+"""Of the features, in a ranking's order: how many to keep, if the call does not say."""
 
 COLUMNS = {
     "data": pl.String,
