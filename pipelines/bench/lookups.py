@@ -56,6 +56,6 @@ def _seconds(codec: Codec, tables: Mapping[str, Tensor], ids: Tensor) -> float:
         table.grad = None
     start = perf_counter()
     places = codec.places(ids)
-    looked_up = [functional.embedding(rows, tables[part.name], sparse=True) for rows, part in zip(places, codec.parts, strict=True)]
+    looked_up = [functional.embedding(rows, tables[part.name], sparse=True) for rows, (_, part) in zip(places, codec.lookups, strict=True)]
     codec.combine(ids, looked_up).sum().backward()
     return perf_counter() - start

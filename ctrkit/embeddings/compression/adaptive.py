@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ctrkit.embeddings.compression.codec import Codec, Part
-from ctrkit.embeddings.compression.frequent import ID_BYTES, most_frequent
+from ctrkit.embeddings.compression.frequent import most_frequent, split_budget
 from ctrkit.embeddings.compression.hash import HashCodec, random_places
 from ctrkit.embeddings.compression.method import FLOAT_BYTES, Method, MethodSettings
 from ctrkit.embeddings.compression.registry import register
@@ -84,11 +84,7 @@ class Adaptive(Method):
         super().__init__(settings, space, dim)
         row = dim * FLOAT_BYTES
         self.whole = self.allowed_bytes >= self.full_bytes
-        if self.allowed_bytes < 2 * row + ID_BYTES:
-            raise self.refuse(2 * row + ID_BYTES, "Give it room for the row of a frequent id and a shared one")
-        for_frequent = min(int(settings.frequent * self.allowed_bytes), self.allowed_bytes - row)
-        self.frequent = max(for_frequent // (row + ID_BYTES), 1)
-        self.shared = (self.allowed_bytes - self.frequent * (row + ID_BYTES)) // row
+        self.frequent, self.shared = split_budget(self, settings.frequent, row, row)
 
     def codec(self, decision: Mapping[str, Tensor], counts: Tensor) -> Codec:
         if self.whole:

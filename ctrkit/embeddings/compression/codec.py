@@ -20,6 +20,7 @@ class Part:
         width: of a row.
         init_std: rows start as N(0, init_std^2); None: with ``embedding.init_std``.
         start: rows start as this number instead.
+        lookups: rows of it that an id has.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Part:
     width: int
     init_std: float | None = None
     start: float | None = None
+    lookups: int = 1
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Shard:
 
 
 class Codec(nn.Module, ABC):
-    """Ids of an ``IdSpace`` -> vectors: ``combine(ids, [rows looked up in each part at places(ids)])``.
+    """Ids of an ``IdSpace`` -> vectors: ``combine(ids, [rows looked up in the parts at places(ids)])``.
 
     Parameters of a codec are trained with the dense arch, by its optimizer, and are the same in every process; its parts are TorchRec
     tables, trained as ``embedding`` says and sharded.
@@ -62,8 +64,13 @@ class Codec(nn.Module, ABC):
         super().__init__()
         self.space, self.dim = space, dim
 
+    @property
+    def lookups(self) -> list[tuple[str, Part]]:
+        """What is looked up for an id, in order: a name of its own within the codec, and the part."""
+        return [(f"{part.name}#{k}", part) for part in self.parts for k in range(part.lookups)]
+
     def places(self, ids: Tensor) -> list[Tensor]:
-        """The row of each part for each id. int64 ``[n]`` -> a ``[n]`` for each of ``parts``."""
+        """The row of each look-up for each id. int64 ``[n]`` -> a ``[n]`` for each of ``lookups``."""
         return []
 
     @abstractmethod
@@ -72,7 +79,7 @@ class Codec(nn.Module, ABC):
 
         Args:
             ids: int64 ``[n]``.
-            vectors: of each part ``[n, width]``.
+            vectors: of each look-up ``[n, width]``.
         """
 
     @abstractmethod

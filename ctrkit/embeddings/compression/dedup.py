@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctrkit.embeddings.compression.codec import Codec, Part, seeded
-from ctrkit.embeddings.compression.full import FullTable
+from ctrkit.embeddings.compression.full import WholeTable
 from ctrkit.embeddings.compression.method import FLOAT_BYTES, Method, MethodSettings
 from ctrkit.embeddings.compression.registry import register
 from ctrkit.embeddings.compression.space import IdSpace
@@ -87,11 +87,6 @@ def _hashed(blocks: Tensor, unique: int) -> Tensor:
         else:
             wide, best = width, numbers
     return best
-
-
-class WholeTable(FullTable):
-    def stored(self, parts: Mapping[str, Tensor]) -> nn.Module:
-        return StoredRows(parts["rows"])
 
 
 class DedupCodec(Codec):

@@ -29,7 +29,7 @@ class DPQCodec(ProductCodec):
         self.bits = bits
 
     def stored(self, parts: Mapping[str, Tensor]) -> nn.Module:
-        return nn.Sequential(PackedCodes(self.codes(parts), self.bits), StoredWords(self.codebook))
+        return nn.Sequential(PackedCodes(self.codes(parts), self.bits), StoredWords(self.codebook.words, self.codebook.subspaces))
 
 
 @register(

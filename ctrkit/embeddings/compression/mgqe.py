@@ -64,7 +64,7 @@ class StoredMGQE(nn.Module):
         others = torch.ones(len(codes), dtype=torch.bool).index_fill(0, own, False)
         self.own, self.others = PackedCodes(codes[own], codec.bits), PackedCodes(codes[others], codec.bits - _FEWER_BITS)
         self.last_other = len(codes) - len(own) - 1
-        self.words = StoredWords(codec.codebook)
+        self.words = StoredWords(codec.codebook.words, codec.codebook.subspaces)
 
     def forward(self, ids: Tensor) -> Tensor:
         place, there = find_sorted(self.frequent, ids)

@@ -82,14 +82,14 @@ class ProductCodec(Codec):
 
 
 class StoredWords(nn.Module):
-    """The codewords: codes int64 ``[n, subspaces]`` -> ``[n, dim]``."""
+    """Codewords ``[codewords, dim]``: codes int64 ``[n, subspaces]`` -> ``[n, dim]``."""
 
     words: Tensor
 
-    def __init__(self, codebook: Codebook) -> None:
+    def __init__(self, words: Tensor, subspaces: int) -> None:
         super().__init__()
-        self.columns = columns_of(codebook.dim, codebook.subspaces).tolist()
-        self.register_buffer("words", codebook.words.clone())
+        self.columns = columns_of(words.shape[1], subspaces).tolist()
+        self.register_buffer("words", words.detach().clone())
 
     def forward(self, codes: Tensor) -> Tensor:
         return self.words.gather(0, codes[:, torch.tensor(self.columns)])

@@ -37,7 +37,7 @@ class Codecs(nn.Module):
         embeddings: dict[str, Tensor] = {}
         for group in self.groups:
             codec = self.codec(group.name)
-            vectors = codec.combine(ids, [parts[f"{group.name}/{part.name}"] for part in codec.parts])
+            vectors = codec.combine(ids, [parts[f"{group.name}/{name}"] for name, _ in codec.lookups])
             embeddings |= lay_out(vectors, sparse, self.inputs, group)
         return embeddings
 
@@ -67,16 +67,17 @@ class Codecs(nn.Module):
 
 
 class CompressedTables(Tables):
-    """Looks ids up value by value: ``KeyedJaggedTensor -> {<group>/<part>: [values, width]}``, for ``Codecs`` to go on with."""
+    """Looks ids up value by value: ``KeyedJaggedTensor -> {<group>/<look-up>: [values, width]}``, for ``Codecs`` to go on with."""
 
     def __init__(self, codecs: Codecs, settings: Embedding, device: torch.device | str = "meta") -> None:
         tables, outputs = [], {}
         for group in codecs.groups:
-            for part in codecs.codec(group.name).parts:
+            codec = codecs.codec(group.name)
+            for part in codec.parts:
                 own = replace(group, dim=part.width, start=part.start)
-                key = f"{group.name}/{part.name}"
-                tables.append(Table(own, part.name, part.rows, (key,), PoolingType.SUM, padded=False, init_std=part.init_std))
-                outputs[key] = own, [(table_name(group.name, part.name), key)]
+                keys = tuple(f"{group.name}/{name}" for name, of in codec.lookups if of is part)
+                tables.append(Table(own, part.name, part.rows, keys, PoolingType.SUM, padded=False, init_std=part.init_std))
+                outputs |= {key: (own, [(table_name(group.name, part.name), key)]) for key in keys}
         super().__init__(tables, outputs, settings, device=device)
         self.places = {name: codec.places for name, codec in codecs}
         self.space = codecs.space

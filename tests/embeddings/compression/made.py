@@ -51,5 +51,5 @@ def made(method: Method) -> tuple[Codec, dict[str, Tensor]]:
 
 def looked_up(codec: Codec, tables: Mapping[str, Tensor], ids: Tensor) -> Tensor:
     """``codec.combine`` of what its tables hold."""
-    rows = [tables[part.name][place] for part, place in zip(codec.parts, codec.places(ids), strict=True)]
+    rows = [tables[part.name][place] for (_, part), place in zip(codec.lookups, codec.places(ids), strict=True)]
     return codec.combine(ids, rows)
