@@ -13,14 +13,11 @@ def serve(repo: str | Path, host: str = "127.0.0.1", port: int = 8000, settings:
     Raises:
         CtrkitError: no repository, a damaged bundle, or a port that cannot be had.
     """
-    from copy import deepcopy
-
-    import uvicorn
-    from uvicorn.config import LOGGING_CONFIG
-
     from ctrkit.bundle import model_names
     from ctrkit.errors import CtrkitError
     from serving.app import create_app
+    from serving.server import make_server
+    from serving.settings import ServingSettings
 
     failures: list[CtrkitError] = []
 
@@ -29,9 +26,8 @@ def serve(repo: str | Path, host: str = "127.0.0.1", port: int = 8000, settings:
         server.should_exit = True
 
     model_names(repo)
-    logging = deepcopy(LOGGING_CONFIG)
-    logging["handlers"]["access"]["stream"] = "ext://sys.stderr"
-    server = uvicorn.Server(uvicorn.Config(create_app(repo, settings, on_failure=stop), host=host, port=port, log_config=logging))
+    settings = settings or ServingSettings()
+    server = make_server(create_app(repo, settings, on_failure=stop), host, port, settings)
     try:
         server.run()
     except SystemExit as error:  # uvicorn's way to say that it could not start

@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 
 import ctrkit
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Kind
 from serving.bodies import ModelDescription, ModelList, RankRequest, RankResponse, Refusal, ScoreRequest, ScoreResponse, Unprocessable
+from serving.gate import Gate
 from serving.http import Handler, add_direct, add_error_handlers, json_response
+from serving.keys import read_keys
+from serving.metrics import Metrics
 from serving.model import Served
 from serving.open_inference import add_open_inference
 from serving.predict import Predictions
@@ -35,9 +42,11 @@ def create_app(
     """
     settings = settings or ServingSettings()
     pool = ThreadPoolExecutor(settings.workers, "score")
-    repository = Repository(repo, pool, settings)
+    metrics = Metrics()
+    keys = read_keys(settings.key_file)
+    repository = Repository(repo, pool, settings, lambda name, outcome: metrics.reloads.labels(name, outcome).inc())
     watcher = Watcher(repository, settings.poll_s)
-    predictions = Predictions(repository, pool, settings)
+    predictions = Predictions(repository, pool, metrics, settings)
 
     def load() -> None:
         try:
@@ -59,6 +68,9 @@ def create_app(
         pool.shutdown()
 
     app = FastAPI(title="ctrkit", summary="Click probabilities from raw feature values", version=ctrkit.__version__, lifespan=lifespan)
+    app.add_middleware(Gate, keys=keys, metrics=metrics, settings=settings)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"])
     add_error_handlers(app)
     _add_predictions(app, predictions)
     add_open_inference(app, repository, predictions, settings)
@@ -85,6 +97,11 @@ def create_app(
     async def readyz() -> Response:
         """All models are loaded and warm."""
         return json_response({"status": "ready", "models": repository.names()})
+
+    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
+    async def prometheus() -> Response:
+        """Latencies, batch sizes, scores, missing and unknown values, for Prometheus."""
+        return Response(await run_in_threadpool(metrics.text, repository.answering()), media_type=CONTENT_TYPE_LATEST)
 
     return app
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -23,13 +24,11 @@ class Done:
 
     Attributes:
         probabilities: its own rows' ``[rows]`` or ``[rows, tasks]``.
-        queued: seconds from its submission to the start of its run.
         ran: seconds of the run.
         batch_rows: rows of the run, those of others included.
     """
 
     probabilities: np.ndarray
-    queued: float
     ran: float
     batch_rows: int
 
@@ -39,7 +38,6 @@ class _Waiting:
     feed: Feed
     rows: int
     future: "asyncio.Future[Done]"
-    since: float
 
 
 class Batcher:
@@ -67,7 +65,7 @@ class Batcher:
         """The request's own result, or the exception that its rows alone raise."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Done] = loop.create_future()
-        self._waiting.append(_Waiting(feed, rows, future, perf_counter()))
+        self._waiting.append(_Waiting(feed, rows, future))
         if not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._flush)
@@ -81,7 +79,7 @@ class Batcher:
             if rows <= self.inline_rows:
                 batch = self._take(rows)
                 if batch:
-                    self._finish(batch, perf_counter(), *self._attempt(batch))
+                    self._finish(batch, *self._attempt(batch))
                 if self._waiting:  # answers go out before the next run
                     self._scheduled = True
                     loop.call_soon(self._flush)
@@ -91,9 +89,8 @@ class Batcher:
             batch = self._take(rows)
             if batch:
                 self._running += 1
-                started = perf_counter()
                 work = loop.run_in_executor(self._pool, self._attempt, batch)
-                work.add_done_callback(lambda done, batch=batch, started=started: self._returned(batch, started, done))
+                work.add_done_callback(partial(self._returned, batch))
 
     def _next_rows(self) -> int:
         """Rows of the next run: the first request's, and of those behind it as long as they fit."""
@@ -132,13 +129,13 @@ class Batcher:
             results = [error] if len(batch) == 1 else [self._attempt([waiting])[0][0] for waiting in batch]
         return results, perf_counter() - started
 
-    def _returned(self, batch: list[_Waiting], started: float, work: "asyncio.Future[tuple[list[np.ndarray | Exception], float]]") -> None:
+    def _returned(self, batch: list[_Waiting], work: "asyncio.Future[tuple[list[np.ndarray | Exception], float]]") -> None:
         self._running -= 1
-        self._finish(batch, started, *work.result())
+        self._finish(batch, *work.result())
         if self._waiting and not self._scheduled:
             self._flush()
 
-    def _finish(self, batch: list[_Waiting], started: float, results: list[np.ndarray | Exception], ran: float) -> None:
+    def _finish(self, batch: list[_Waiting], results: list[np.ndarray | Exception], ran: float) -> None:
         rows = sum(waiting.rows for waiting in batch)
         for waiting, result in zip(batch, results, strict=True):
             if waiting.future.done():
@@ -146,4 +143,4 @@ class Batcher:
             if isinstance(result, Exception):
                 waiting.future.set_exception(result)
             else:
-                waiting.future.set_result(Done(result, started - waiting.since, ran, rows))
+                waiting.future.set_result(Done(result, ran, rows))

@@ -1,7 +1,9 @@
 """ASGI as the service uses it: bodies in within their bound, answers out, refusals as the caller's protocol writes them."""
 
+import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -17,6 +19,9 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+DRAIN_S, DRAIN_BYTES = 1.0, 64 * 2**20
 
 
 class Gone(Exception):
@@ -116,6 +121,18 @@ async def respond(send: Send, answer: Answer, status: int = 200) -> None:
     await send({"type": "http.response.body", "body": answer.body})
 
 
+async def drain(receive: Receive) -> None:
+    """Reads on after a body was refused, for a moment: who is cut off while it sends may never see the answer."""
+    size = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            while size < DRAIN_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return
+
+
 def refusal(error: Refused, path: str) -> tuple[Answer, int]:
     """A refusal's answer and status. Under ``/v2`` as the Open Inference Protocol writes it, elsewhere as FastAPI does."""
     status = error.status
@@ -138,11 +155,7 @@ def json_response(content: Any, status: int = 200) -> Response:
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Every ``Refused`` and every status of Starlette's own, in the words of the protocol that was used."""
-
-    async def refused(request: Request, error: Any) -> Response:
-        answer, status = refusal(error, request.url.path)
-        return Response(answer.body, status, dict(answer.headers), answer.media_type)
+    """Statuses of Starlette's own, in the words of the protocol that was used. What is ``Refused`` passes on to the gate."""
 
     async def by_status(request: Request, error: Any) -> Response:
         path = request.url.path
@@ -152,5 +165,4 @@ def add_error_handlers(app: FastAPI) -> None:
             message = f"{request.method} {path} is not answered. {how}"
         return json_response({"error" if path.startswith("/v2") else "detail": message}, error.status_code)
 
-    app.add_exception_handler(Refused, refused)
     app.add_exception_handler(HTTPException, by_status)

@@ -78,6 +78,7 @@ def open_version(folder: Path, threads: int) -> Bundle:
             f"'{folder}' holds version {bundle.manifest.version} of the model '{bundle.manifest.name}', as its manifest says",
             "Export the run into this repository, or give the folder its name",
         )
+    bundle.known_values  # noqa: B018  loads them
     _check_signature(bundle, folder)
     _check_golden(bundle, folder)
     return bundle

@@ -8,6 +8,7 @@ from time import perf_counter
 
 from ctrkit.bundle import Bundle
 from serving.http import Receive, Scope, Send, header, read_body, respond, unpacked
+from serving.metrics import Metrics
 from serving.problems import NotAcceptable, WrongType
 from serving.repository import Repository
 from serving.settings import ServingSettings
@@ -24,12 +25,14 @@ class Predictions:
     Args:
         repository: the models.
         pool: where long bodies are parsed.
+        metrics: where predictions are counted.
         settings: limits of a request.
     """
 
-    def __init__(self, repository: Repository, pool: Executor, settings: ServingSettings) -> None:
+    def __init__(self, repository: Repository, pool: Executor, metrics: Metrics, settings: ServingSettings) -> None:
         self._repository = repository
         self._pool = pool
+        self._metrics = metrics
         self._limits = settings.limits
 
     async def score(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,11 +61,13 @@ class Predictions:
         await self._answer(scope, receive, send, partial(v2.read_infer, header=length))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, reader: Reader) -> None:
+        started = perf_counter()
         parameters = scope["path_params"]
         model = self._repository.served(parameters["name"], parameters.get("version"))
+        told = scope["ctrkit"]
+        told["model"], told["version"] = model.name, model.version
         model.admit()
         try:
-            started = perf_counter()
             body = await read_body(receive, scope, self._limits.bytes)
             body = unpacked(body, header(scope, b"content-encoding"), self._limits.bytes)
             read = perf_counter()
@@ -70,13 +75,23 @@ class Predictions:
                 ask = reader(model.bundle, body, self._limits)
             else:
                 ask = await asyncio.get_running_loop().run_in_executor(self._pool, reader, model.bundle, body, self._limits)
+            told["rows"] = ask.rows
             parsed = perf_counter()
             done = await model.batcher.submit(ask.feed, ask.rows)
-            ran = perf_counter()
-            answer = ask.answer(done.probabilities)
-            await respond(send, answer)
+            returned = perf_counter()
+            await respond(send, ask.answer(done.probabilities))
         finally:
             model.leave()
+        ended = perf_counter()
+        seconds = {
+            "read": read - started,
+            "parse": parsed - read,
+            "queue": returned - parsed - done.ran,
+            "run": done.ran,
+            "answer": ended - returned,
+            "total": ended - started,
+        }
+        self._metrics.model(model).predicted(seconds, ask.rows, done.batch_rows, ask.feed, done.probabilities)
 
 
 def _media_type(content_type: str) -> str:

@@ -3,7 +3,7 @@
 import logging
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,12 +48,16 @@ class Repository:
     Args:
         path: the repository.
         pool: where long runs of the models happen.
+        tried: told of every version that is loaded or refused: the model's name and which of both.
     """
 
-    def __init__(self, path: str | Path, pool: Executor, settings: ServingSettings) -> None:
+    def __init__(
+        self, path: str | Path, pool: Executor, settings: ServingSettings, tried: Callable[[str, str], None] = lambda name, outcome: None
+    ) -> None:
         self.path = Path(path)
         self._pool = pool
         self._settings = settings
+        self._tried = tried
         self._models: dict[str, _Model] = {}
         self._unloaded: set[str] = set()
         self._refreshing = threading.Lock()
@@ -170,10 +174,12 @@ class Repository:
                 _check_compatible(bundle, before.served[before.default])
             served[version] = Served(bundle, self._pool, self._settings)
             signatures[version] = signature
+            self._tried(name, "loaded")
         except Exception as error:  # noqa: BLE001  whatever a file can do to a loader: the others must go on
             reason = str(error) if isinstance(error, CtrkitError) else f"{type(error).__name__}: {error}"
             log.error("version refused", extra={"model": name, "version": version, "reason": reason})
             refused[version] = _Refusal(signature, reason)
+            self._tried(name, "refused")
             _keep(version, before, served, signatures)
 
     def require_ready(self) -> None:
@@ -204,6 +210,10 @@ class Repository:
             ]
             known[key] = sorted([*answers, *refused], key=lambda state: state.version)
         return known
+
+    def answering(self) -> list[tuple[str, int | None, list[Served]]]:
+        """Each model's name, default version and all versions."""
+        return [(name, model.default, list(model.served.values())) for name, model in self._models.items()]
 
     def served(self, name: str, version: str | None = None) -> Served:
         """A version of a model, the default one unless named.
