@@ -70,8 +70,10 @@ def columns_to_feed(columns: Columns, features: Sequence[Feature]) -> dict[str, 
         if feature.name not in columns:
             raise CtrkitError(f"no column for the feature '{feature.name}'", f"Columns given: {', '.join(columns)}")
         column = columns[feature.name]
-        arrays = column if isinstance(column, tuple) else (column,)
-        feed.update(zip(input_names(feature), arrays, strict=True))
+        if isinstance(column, tuple):
+            feed.update(zip(input_names(feature), column, strict=True))
+        else:
+            feed[feature.name] = column
     return feed
 
 

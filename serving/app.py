@@ -13,13 +13,14 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.types import ASGIApp
 
 import ctrkit
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Kind
 from serving.bodies import ModelDescription, ModelList, RankRequest, RankResponse, Refusal, ScoreRequest, ScoreResponse, Unprocessable
 from serving.gate import Gate
-from serving.http import Handler, add_direct, add_error_handlers, json_response
+from serving.http import Direct, Handler, add_direct, add_error_handlers, json_response
 from serving.keys import read_keys
 from serving.metrics import Metrics
 from serving.model import Served
@@ -34,7 +35,7 @@ log = logging.getLogger("ctrkit.serving")
 
 def create_app(
     repo: str | Path, settings: ServingSettings | None = None, on_failure: Callable[[CtrkitError], None] | None = None
-) -> FastAPI:
+) -> ASGIApp:
     """The service for a model repository. It listens at once; ``/readyz`` is 503 until the models are loaded and warm.
 
     Args:
@@ -68,9 +69,6 @@ def create_app(
         pool.shutdown()
 
     app = FastAPI(title="ctrkit", summary="Click probabilities from raw feature values", version=ctrkit.__version__, lifespan=lifespan)
-    app.add_middleware(Gate, keys=keys, metrics=metrics, settings=settings)
-    if settings.cors_origins:
-        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"])
     add_error_handlers(app)
     _add_predictions(app, predictions)
     add_open_inference(app, repository, predictions, settings)
@@ -103,7 +101,10 @@ def create_app(
         """Latencies, batch sizes, scores, missing and unknown values, for Prometheus."""
         return Response(await run_in_threadpool(metrics.text, repository.answering()), media_type=CONTENT_TYPE_LATEST)
 
-    return app
+    gate = Gate(app, [route for route in app.routes if isinstance(route, Direct)], keys, metrics, settings)
+    if not settings.cors_origins:
+        return gate
+    return CORSMiddleware(gate, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"])
 
 
 def _add_predictions(app: FastAPI, predictions: Predictions) -> None:

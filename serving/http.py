@@ -150,12 +150,25 @@ def refusal(error: Refused, path: str) -> tuple[Answer, int]:
     return Answer(orjson.dumps(content), JSON, tuple(headers.items())), status
 
 
+def note(scope: Scope, error: Refused) -> None:
+    """Tells the log the kind of a refusal and its place in the body. Its text stays out: it may quote the body."""
+    told = scope["ctrkit"]
+    told["refused"] = type(error).__name__
+    if isinstance(error, InvalidBody) and error.location:
+        told["at"] = ".".join(str(part) for part in error.location)[:200]
+
+
 def json_response(content: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(content), status, media_type=JSON)
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Statuses of Starlette's own, in the words of the protocol that was used. What is ``Refused`` passes on to the gate."""
+    """Every ``Refused`` and every status of Starlette's own, in the words of the protocol that was used."""
+
+    async def refused(request: Request, error: Any) -> Response:
+        note(request.scope, error)
+        answer, status = refusal(error, request.url.path)
+        return Response(answer.body, status, dict(answer.headers), answer.media_type)
 
     async def by_status(request: Request, error: Any) -> Response:
         path = request.url.path
@@ -165,4 +178,5 @@ def add_error_handlers(app: FastAPI) -> None:
             message = f"{request.method} {path} is not answered. {how}"
         return json_response({"error" if path.startswith("/v2") else "detail": message}, error.status_code)
 
+    app.add_exception_handler(Refused, refused)
     app.add_exception_handler(HTTPException, by_status)

@@ -4,11 +4,11 @@ Of the values themselves only counts are kept: how many scores fell where, how m
 the model. Features are counted on a sample of rows, when somebody reads the metrics, and not while requests wait.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
@@ -21,7 +21,10 @@ from serving.model import Served
 STAGES = ("read", "parse", "queue", "run", "answer", "total")
 SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 ROWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
-SCORES = np.array([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+SCORES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+FOLD = 4096
+"""Numbers that are kept before they are counted."""
+
 SAMPLE_ROWS = 4096
 """Rows of a model that are kept until the metrics are read; the first ones since they were read last."""
 
@@ -30,45 +33,20 @@ class Metrics:
     """All metrics of one service, in a registry of their own."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self._requests = Counter("ctrkit_requests", "Requests, by what was asked and the status", ["route", "status"], registry=registry)
-        self._request_seconds = Histogram(
-            "ctrkit_request_seconds", "From a request's headers to the end of its answer", ["route"], registry=registry, buckets=SECONDS
-        )
-        self._refused = Counter("ctrkit_refused", "Requests that were refused, by the reason", ["reason"], registry=registry)
-        self.in_flight = Gauge("ctrkit_in_flight", "Requests that are being answered", registry=registry)
-        labels = ["model", "version"]
-        self._stages = Histogram("ctrkit_stage_seconds", "Stages of predictions", [*labels, "stage"], registry=registry, buckets=SECONDS)
-        self._rows = Histogram("ctrkit_request_rows", "Rows or candidates of a prediction", labels, registry=registry, buckets=ROWS)
-        self._batch_rows = Histogram(
-            "ctrkit_batch_rows", "Rows that ran together with a request's", labels, registry=registry, buckets=ROWS
-        )
-        self.version = Gauge("ctrkit_model_version", "Version that answers unless one is named", ["model"], registry=registry)
-        self.reloads = Counter(
-            "ctrkit_reloads", "Versions loaded or refused while the service runs", ["model", "outcome"], registry=registry
-        )
-        self._contents = _Contents()
-        registry.register(self._contents)
-        self._models: dict[tuple[str, int], ModelMetrics] = {}
-
-    def request(self, path: str, status: int, seconds: float) -> None:
-        route = route_of(path)
-        self._requests.labels(route, str(status)).inc()
-        self._request_seconds.labels(route).observe(seconds)
+        self.registry = CollectorRegistry()
+        self._refused = Counter("ctrkit_refused", "Requests that were refused, by the reason", ["reason"], registry=self.registry)
+        self.in_flight = Gauge("ctrkit_in_flight", "Requests that are being answered", registry=self.registry)
+        self.version = Gauge("ctrkit_model_version", "Version that answers unless one is named", ["model"], registry=self.registry)
+        self.reloads = Counter("ctrkit_versions", "Versions loaded or refused", ["model", "outcome"], registry=self.registry)
+        self._requests = _Requests()
+        self._models = _Models()
+        self.registry.register(self._requests)
+        self.registry.register(self._models)
+        self.request = self._requests.add
+        self.model = self._models.of
 
     def refused(self, reason: str) -> None:
         self._refused.labels(reason).inc()
-
-    def model(self, served: Served) -> "ModelMetrics":
-        """A version's own metrics."""
-        key = served.name, served.version
-        known = self._models.get(key)
-        if known is None or known.served is not served:
-            labels = served.name, str(served.version)
-            stages = {stage: self._stages.labels(*labels, stage) for stage in STAGES}
-            known = ModelMetrics(served, stages, self._rows.labels(*labels), self._batch_rows.labels(*labels), self._contents.of(served))
-            self._models[key] = known
-        return known
 
     def text(self, answering: Sequence[tuple[str, int | None, Sequence[Served]]]) -> bytes:
         """All in Prometheus' text format.
@@ -80,72 +58,102 @@ class Metrics:
         for name, default, _ in answering:
             if default is not None:
                 self.version.labels(name).set(default)
-        self._forget([served for _, _, versions in answering for served in versions])
+        self._models.keep([served for _, _, versions in answering for served in versions])
         return generate_latest(self.registry)
 
-    def _forget(self, answering: Sequence[Served]) -> None:
-        for key, known in list(self._models.items()):
-            if known.served not in answering:
-                del self._models[key]
-                self._contents.forget(*key)
-                for family in (self._rows, self._batch_rows):
-                    family.remove(key[0], str(key[1]))
-                for stage in STAGES:
-                    self._stages.remove(key[0], str(key[1]), stage)
+
+class Distribution:
+    """Counts by buckets. Adding is an append; the counting waits until somebody reads, or until much has been added.
+
+    Args:
+        ends: the buckets' upper ends.
+        columns: how many numbers are counted, each in buckets of its own.
+    """
+
+    def __init__(self, ends: Sequence[float], columns: int = 1) -> None:
+        self._ends = np.array(ends)
+        self._counts = np.zeros((columns, len(ends) + 1), np.int64)
+        self._sums = np.zeros(columns)
+        self._added: list[tuple[float, ...]] = []
+
+    def add(self, values: tuple[float, ...]) -> None:
+        """One number for each column."""
+        self._added.append(values)
+        if len(self._added) >= FOLD:
+            self._fold()
+
+    def add_many(self, values: np.ndarray) -> None:
+        """Numbers ``[columns, any]``."""
+        for column, numbers in enumerate(values):
+            self._counts[column] += np.bincount(self._ends.searchsorted(numbers), minlength=len(self._ends) + 1)
+            self._sums[column] += numbers.sum(dtype=np.float64)
+
+    def _fold(self) -> None:
+        added, self._added = self._added, []
+        if added:
+            self.add_many(np.array(added).T)
+
+    def read(self) -> list[tuple[list[tuple[str, float]], float]]:
+        """Of each column the buckets as Prometheus has them, (upper end, how many up to it), and the sum."""
+        self._fold()
+        ends = [*(f"{end:g}" for end in self._ends), "+Inf"]
+        return [(list(zip(ends, np.cumsum(c).tolist(), strict=True)), float(s)) for c, s in zip(self._counts, self._sums, strict=True)]
+
+
+class _Requests(Collector):
+    """All requests, by what was asked and the status."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[tuple[str, int], Distribution] = {}
+
+    def add(self, path: str, status: int, seconds: float) -> None:
+        key = route_of(path), status
+        known = self._seconds.get(key)
+        if known is None:
+            known = self._seconds[key] = Distribution(SECONDS)
+        known.add((seconds,))
+
+    def collect(self) -> Iterator[Any]:
+        about = "From a request's headers to the end of its answer, by what was asked and the status"
+        family = HistogramMetricFamily("ctrkit_request_seconds", about, labels=["route", "status"])
+        for (route, status), distribution in list(self._seconds.items()):
+            ((buckets, total),) = distribution.read()
+            family.add_metric([route, str(status)], buckets, total)
+        yield family
 
 
 class ModelMetrics:
-    """One version's, with its labels looked up once."""
+    """What one version was asked and answered."""
 
-    def __init__(self, served: Served, stages: Mapping[str, Any], rows: Any, batch_rows: Any, contents: "_ModelContents") -> None:
+    def __init__(self, served: Served) -> None:
         self.served = served
-        self._stages = stages
-        self._rows = rows
-        self._batch_rows = batch_rows
-        self._contents = contents
+        self.tasks = output_names(served.bundle.tasks)
+        self.seconds = Distribution(SECONDS, len(STAGES))
+        self.rows = Distribution(ROWS, 2)
+        self.scores = Distribution(SCORES, len(self.tasks))
+        self.values = {feature.name: np.zeros(3, np.int64) for feature in served.bundle.features}
+        self._sample: list[tuple[Feed, int]] = []
+        self._sample_rows = 0
 
-    def predicted(self, seconds: Mapping[str, float], rows: int, batch_rows: int, feed: Feed, probabilities: np.ndarray) -> None:
+    def predicted(self, seconds: tuple[float, ...], rows: int, batch_rows: int, feed: Feed, probabilities: np.ndarray) -> None:
         """A prediction that was answered.
 
         Args:
             seconds: of each of ``STAGES``.
             probabilities: ``[rows]`` or ``[rows, tasks]``.
         """
-        for stage, spent in seconds.items():
-            self._stages[stage].observe(spent)
-        self._rows.observe(rows)
-        self._batch_rows.observe(batch_rows)
-        self._contents.add(feed, rows, probabilities)
-
-
-class _ModelContents:
-    """Counts of a version's scores and of its features' missing and unknown values."""
-
-    def __init__(self, served: Served) -> None:
-        self.served = served
-        self.tasks = output_names(served.bundle.tasks)
-        self.scores = np.zeros((len(self.tasks), len(SCORES) + 1), np.int64)
-        self.sums = np.zeros(len(self.tasks))
-        self.values = {feature.name: np.zeros(3, np.int64) for feature in served.bundle.features}
-        self._sample: list[tuple[Feed, int]] = []
-        self._sample_rows = 0
-
-    def add(self, feed: Feed, rows: int, probabilities: np.ndarray) -> None:
-        columns = probabilities.reshape(-1, len(self.tasks)).T
-        if rows == 1:  # numpy's call costs more than the count
-            for task, (score,) in enumerate(columns):
-                self.scores[task, SCORES.searchsorted(score)] += 1
-                self.sums[task] += score
+        self.seconds.add(seconds)
+        self.rows.add((rows, batch_rows))
+        if rows == 1:
+            self.scores.add(tuple(probabilities.ravel().tolist()))
         else:
-            for task, scores in enumerate(columns):
-                self.scores[task] += np.bincount(SCORES.searchsorted(scores), minlength=len(SCORES) + 1)
-                self.sums[task] += scores.sum(dtype=np.float64)
+            self.scores.add_many(probabilities.reshape(-1, len(self.tasks)).T)
         if self._sample_rows < SAMPLE_ROWS and rows <= SAMPLE_ROWS:
             self._sample.append((feed, rows))
             self._sample_rows += rows
 
-    def count(self) -> None:
-        """Counts what the sample holds and lets go of it."""
+    def count_values(self) -> None:
+        """Counts the features' missing and unknown values in the sample and lets go of it."""
         sample, self._sample, self._sample_rows = self._sample, [], 0
         known = self.served.bundle.known_values
         for feed, rows in sample:
@@ -163,43 +171,54 @@ class _ModelContents:
                 self.values[feature.name] += (rows, missing, unknown)
 
 
-class _Contents(Collector):
-    """Writes what ``_ModelContents`` counted."""
+class _Models(Collector):
+    """Every version's metrics."""
 
     def __init__(self) -> None:
-        self._models: dict[tuple[str, int], _ModelContents] = {}
+        self._models: dict[tuple[str, int], ModelMetrics] = {}
 
-    def of(self, served: Served) -> _ModelContents:
+    def of(self, served: Served) -> ModelMetrics:
         key = served.name, served.version
-        if key not in self._models or self._models[key].served is not served:
-            self._models[key] = _ModelContents(served)
-        return self._models[key]
+        known = self._models.get(key)
+        if known is None or known.served is not served:
+            known = self._models[key] = ModelMetrics(served)
+        return known
 
-    def forget(self, name: str, version: int) -> None:
-        self._models.pop((name, version), None)
+    def keep(self, answering: Sequence[Served]) -> None:
+        """Forgets all others."""
+        self._models = {key: known for key, known in self._models.items() if known.served in answering}
 
     def collect(self) -> Iterator[Any]:
         labels = ["model", "version"]
+        stages = HistogramMetricFamily("ctrkit_stage_seconds", "Stages of predictions", labels=[*labels, "stage"])
+        rows = HistogramMetricFamily("ctrkit_request_rows", "Rows or candidates of a prediction", labels=labels)
+        batches = HistogramMetricFamily("ctrkit_batch_rows", "Rows of the run that a prediction was part of", labels=labels)
         scores = HistogramMetricFamily("ctrkit_score", "Probabilities that were answered", labels=[*labels, "task"])
-        rows = CounterMetricFamily("ctrkit_sampled_rows", "Rows of the sample that features are counted on", labels=[*labels, "feature"])
-        missing = CounterMetricFamily("ctrkit_missing", "Rows of the sample where the feature was missing", labels=[*labels, "feature"])
-        unknown = CounterMetricFamily(
-            "ctrkit_out_of_vocabulary", "Values of the sample that the model never saw in training", labels=[*labels, "feature"]
+        sampled, missing, unknown = (
+            CounterMetricFamily(f"ctrkit_{name}", about, labels=[*labels, "feature"])
+            for name, about in (
+                ("sampled_rows", "Rows of the sample that features are counted on"),
+                ("missing", "Rows of the sample where the feature was missing"),
+                ("out_of_vocabulary", "Values of the sample that the model does not know"),
+            )
         )
         for (name, version), model in list(self._models.items()):
-            model.count()
             about = [name, str(version)]
-            for task, counts, total in zip(model.tasks, model.scores, model.sums, strict=True):
-                ends = [*(f"{end:g}" for end in SCORES), "+Inf"]
-                scores.add_metric([*about, task], list(zip(ends, np.cumsum(counts).tolist(), strict=True)), sum_value=float(total))
+            for stage, (buckets, total) in zip(STAGES, model.seconds.read(), strict=True):
+                stages.add_metric([*about, stage], buckets, total)
+            for family, (buckets, total) in zip((rows, batches), model.rows.read(), strict=True):
+                family.add_metric(about, buckets, total)
+            for task, (buckets, total) in zip(model.tasks, model.scores.read(), strict=True):
+                scores.add_metric([*about, task], buckets, total)
+            model.count_values()
             known = model.served.bundle.known_values or ()
             for feature in model.served.bundle.features:
                 counted = model.values[feature.name].tolist()
-                rows.add_metric([*about, feature.name], counted[0])
+                sampled.add_metric([*about, feature.name], counted[0])
                 missing.add_metric([*about, feature.name], counted[1])
                 if (feature.of or feature.name) in known:
                     unknown.add_metric([*about, feature.name], counted[2])
-        yield from (scores, rows, missing, unknown)
+        yield from (stages, rows, batches, scores, sampled, missing, unknown)
 
 
 def route_of(path: str) -> str:

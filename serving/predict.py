@@ -83,15 +83,8 @@ class Predictions:
         finally:
             model.leave()
         ended = perf_counter()
-        seconds = {
-            "read": read - started,
-            "parse": parsed - read,
-            "queue": returned - parsed - done.ran,
-            "run": done.ran,
-            "answer": ended - returned,
-            "total": ended - started,
-        }
-        self._metrics.model(model).predicted(seconds, ask.rows, done.batch_rows, ask.feed, done.probabilities)
+        stages = (read - started, parsed - read, returned - parsed - done.ran, done.ran, ended - returned, ended - started)
+        self._metrics.model(model).predicted(stages, ask.rows, done.batch_rows, ask.feed, done.probabilities)
 
 
 def _media_type(content_type: str) -> str:

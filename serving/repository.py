@@ -71,15 +71,15 @@ class Repository:
         """
         try:
             self.refresh()
+            for name, version in self._settings.pin.items():
+                if name not in self._models:
+                    raise CtrkitError(f"no model '{name}' to pin", nearest(name, list(self._models)))
+                if version not in self._models[name].served:
+                    why = _reasons(self._models[name]) or "the repository has none"
+                    raise CtrkitError(f"the model '{name}' has no version {version} to be pinned to: {why}")
             for name, model in self._models.items():
                 if model.default is None:
                     raise CtrkitError(f"the model '{name}' cannot be served: {_reasons(model)}")
-                pinned = self._settings.pin.get(name)
-                if pinned is not None and pinned != model.default:
-                    raise CtrkitError(f"the model '{name}' has no version {pinned} to be pinned to: {_reasons(model) or 'there is none'}")
-            for name in self._settings.pin:
-                if name not in self._models:
-                    raise CtrkitError(f"no model '{name}' to pin", nearest(name, list(self._models)))
         except CtrkitError as error:
             self._state = NotReady(error.problem, error.remedy)
             raise

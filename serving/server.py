@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.logs import logging_config
@@ -15,7 +15,7 @@ KEEP_ALIVE_S = 75
 """Idle connections live longer than the 60 s after which usual load balancers drop theirs: these never meet a closed one."""
 
 
-def make_server(app: FastAPI, host: str, port: int, settings: ServingSettings) -> uvicorn.Server:
+def make_server(app: ASGIApp, host: str, port: int, settings: ServingSettings) -> uvicorn.Server:
     """The server, not yet listening; ``port`` 0 takes any."""
 
     class Protocol(BoundedProtocol):
