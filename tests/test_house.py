@@ -18,6 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ctrkit.errors": set(),
     "ctrkit.quiet": set(),
     "ctrkit.doctor": set(),
+    "ctrkit.client": set(),
     "ctrkit.schema": set(),
     "ctrkit.config": set(),
     "ctrkit.transforms": set(),
@@ -122,7 +123,7 @@ def modules_after(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["ctrkit", "ctrkit.schema", "ctrkit.config", "ctrkit.bundle", "ctrkit.doctor", "serving", "pipelines.cli"]
+    "module", ["ctrkit", "ctrkit.schema", "ctrkit.config", "ctrkit.bundle", "ctrkit.client", "ctrkit.doctor", "serving", "pipelines.cli"]
 )
 def test_light_modules_stay_light(module: str) -> None:
     loaded = modules_after(f"import {module}")

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from ctrkit.bundle import MODEL_FILE, open_bundle
 from ctrkit.errors import CtrkitError
-from pipelines.serve import serve
+from pipelines.serve import serve_repository as serve
 from serving.app import create_app
 from serving.settings import ServingSettings
 from tests.handmade import make_bundle

@@ -218,7 +218,7 @@ def test_a_service_that_ends_finishes_what_it_has_begun(tmp_path: Path) -> None:
     program = """
 import sys, time
 from ctrkit.bundle import Bundle
-from pipelines.serve import serve
+from pipelines.serve import serve_repository as serve
 from serving.settings import ServingSettings
 predict = Bundle.predict
 def slow(self, feed):
