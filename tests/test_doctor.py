@@ -28,6 +28,9 @@ TESTED = {
     "pyarrow": "18.0.0",
     "fastapi": "0.115.0",
     "uvicorn": "0.34.0",
+    "uvloop": "0.21.0",
+    "httptools": "0.6.0",
+    "prometheus-client": "0.21.0",
 }
 PROBE = """
 from ctrkit.errors import CtrkitError
