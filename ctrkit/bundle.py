@@ -14,12 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ctrkit.errors import CtrkitError
 from ctrkit.feeds import Columns, columns_to_feed, rows_to_columns
+from ctrkit.known import KnownValues
 from ctrkit.schema import Feature, Inputs
 
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.json"
+KNOWN_FILE = "known.npz"
 CONFIG_FILE = "config.pbtxt"
 OUTPUT = "probability"
 """The graph's output for one label; several labels have one of their name each."""
@@ -105,6 +107,12 @@ class Bundle:
         """
         return self.predict(self.feed(rows_to_columns(rows, self.features)))
 
+    @cached_property
+    def known_values(self) -> KnownValues | None:
+        """Which values the vocabularies hold; None if the bundle does not say."""
+        file = self.path / KNOWN_FILE
+        return KnownValues.load(file) if file.is_file() else None
+
     def golden(self) -> Golden:
         return Golden.model_validate_json((self.path / GOLDEN_FILE).read_bytes())
 
@@ -137,6 +145,7 @@ def open_session(model: Path, threads: int | None = None) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False  # no slower, and a batch larger than usual gives its memory back
     if threads is not None:
         options.intra_op_num_threads = threads
     try:

@@ -56,6 +56,9 @@ SERVING = (
     Package("pyarrow", "18"),
     Package("fastapi", "0.115"),
     Package("uvicorn", "0.34"),
+    Package("uvloop", "0.21"),
+    Package("httptools", "0.6"),
+    Package("prometheus-client", "0.21"),
 )
 TRAINING = (
     Package("torch", "2.13.0", exact=True),

@@ -12,6 +12,7 @@ null counts as missing.
 """
 
 import re
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ Bag = tuple[np.ndarray, np.ndarray]
 Columns = Mapping[str, np.ndarray | Bag]
 """One canonical raw column a feature, under its name."""
 
+_shortened = reprlib.Repr()
+_shortened.maxstring = _shortened.maxlong = 80
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
 
@@ -36,16 +39,17 @@ class RowError(CtrkitError):
     """A row that does not fit the features.
 
     Attributes:
-        row: its index in the list of rows.
+        row: its index in the list of rows, None when a whole column is at fault.
         field: the field at fault, None when the row as a whole is.
         reason: what is wrong with it.
     """
 
-    def __init__(self, row: int, field: str | None, reason: str) -> None:
+    def __init__(self, row: int | None, field: str | None, reason: str) -> None:
         self.row = row
         self.field = field
         self.reason = reason
-        super().__init__(f"row {row}{'' if field is None else f', field {field!r}'}: {reason}")
+        where = [f"{word} {shown}" for word, shown in (("row", row), ("field", field and repr(field))) if shown is not None]
+        super().__init__(f"{', '.join(where)}: {reason}")
 
 
 def input_names(feature: Feature) -> tuple[str, ...]:
@@ -66,8 +70,10 @@ def columns_to_feed(columns: Columns, features: Sequence[Feature]) -> dict[str, 
         if feature.name not in columns:
             raise CtrkitError(f"no column for the feature '{feature.name}'", f"Columns given: {', '.join(columns)}")
         column = columns[feature.name]
-        arrays = column if isinstance(column, tuple) else (column,)
-        feed.update(zip(input_names(feature), arrays, strict=True))
+        if isinstance(column, tuple):
+            feed.update(zip(input_names(feature), column, strict=True))
+        else:
+            feed[feature.name] = column
     return feed
 
 
@@ -98,6 +104,25 @@ def rows_to_columns(rows: Sequence[Any], features: Sequence[Feature]) -> dict[st
             field = next(name for name in row if name not in known)
             raise RowError(index, str(field), f"unknown feature. {nearest(str(field), list(known))}")
     return {f.name: _column(f, [row.get(f.name) for row in rows]) for f in features}
+
+
+def lists_to_columns(lists: Mapping[str, Any], features: Sequence[Feature]) -> dict[str, np.ndarray | Bag]:
+    """A JSON list of values a feature, all of one length -> one canonical raw column a feature. A feature without a list is missing.
+
+    Raises:
+        RowError: an unknown feature, no list, a list of another length than the first, or a value of the wrong type.
+    """
+    known = {f.name: f for f in features}
+    first, rows = next(((name, len(values)) for name, values in lists.items() if isinstance(values, list)), ("", 0))
+    for name, values in lists.items():
+        if name not in known:
+            raise RowError(None, name, f"unknown feature. {nearest(name, list(known))}")
+        if not isinstance(values, list):
+            raise RowError(None, name, f"expected a list of values, got {_shown(values)}")
+        if len(values) != rows:
+            raise RowError(None, name, f"{len(values)} values where '{first}' has {rows}")
+    absent = [None] * rows
+    return {f.name: _column(f, lists.get(f.name, absent)) for f in features}
 
 
 def _column(feature: Feature, values: list[Any]) -> np.ndarray | Bag:
@@ -183,7 +208,7 @@ def _parsed(text: str) -> int:
 
 
 def _shown(value: Any) -> str:
-    """A received value and its JSON type, for a message."""
+    """A received value and its JSON type, for a message; never all of a long or deep one."""
     kinds = {type(None): "null", bool: "boolean", int: "integer", float: "number", str: "string", list: "list", dict: "object"}
-    text = repr(value)
+    text = _shortened.repr(value)
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({kinds.get(type(value), type(value).__name__)})"

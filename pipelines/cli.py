@@ -289,15 +289,30 @@ def serve(
     repo: Annotated[Path, typer.Argument(metavar="REPO", help="A model repository, as written by 'ctrkit export'.", show_default=False)],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    key_file: Annotated[
+        Path | None, typer.Option(help="API keys, one a line; CTRKIT_API_KEYS holds more. Default: none is needed.", show_default=False)
+    ] = None,
+    pin: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL=VERSION", help="Serve this version, not the latest. Repeatable.", show_default=False)
+    ] = None,
+    control: Annotated[bool, typer.Option("--control", help="Let clients load and unload models.")] = False,
+    cors: Annotated[
+        list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages of this web origin ask. Repeatable.", show_default=False)
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another setting, such as max_rows=1000. Repeatable.", show_default=False),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Answer predictions over HTTP; see /docs in a browser. Needs no torch."""
+    """Answer predictions over HTTP; see /docs and /ui in a browser. Needs no torch."""
     with terminal(json) as screen:
         _require("serving")
-        from pipelines.serve import serve as serve_repository
+        from pipelines.serve import serve_repository, serving_settings
 
+        chosen = serving_settings(key_file, pin or [], control, cors or [], settings or [])
         screen.result({"repo": str(repo), "url": f"http://{host}:{port}"})
-        serve_repository(repo, host, port)
+        serve_repository(repo, host, port, chosen)
 
 
 @app.command(rich_help_panel=LOOK)

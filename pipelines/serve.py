@@ -1,26 +1,68 @@
 """``ctrkit serve``: a model repository over HTTP."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from serving.settings import ServingSettings
 
 
-def serve(repo: str | Path, host: str = "127.0.0.1", port: int = 8000, settings: "ServingSettings | None" = None) -> None:
+def serving_settings(
+    key_file: Path | None, pin: Sequence[str], control: bool, cors: Sequence[str], others: Sequence[str]
+) -> "ServingSettings":
+    """The command's options as settings.
+
+    Args:
+        pin: ``model=version``.
+        others: ``key=value`` of any setting, the value in YAML.
+
+    Raises:
+        CtrkitError: an option that says nothing, an unknown setting, a value that it cannot have.
+    """
+    import yaml
+    from pydantic import ValidationError
+
+    from ctrkit.errors import CtrkitError, nearest
+    from serving.settings import ServingSettings
+
+    chosen: dict[str, Any] = {"key_file": key_file, "control": control, "cors_origins": tuple(cors)}
+    chosen["pin"] = dict(_pair(text, "--pin", "MODEL=VERSION") for text in pin)
+    for text in others:
+        key, value = _pair(text, "--set", "KEY=VALUE")
+        if key not in ServingSettings.model_fields:
+            raise CtrkitError(f"unknown setting '{key}'", nearest(key, list(ServingSettings.model_fields)))
+        try:
+            chosen[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise CtrkitError(f"--set {text}: the value is no YAML") from error
+    try:
+        return ServingSettings.model_validate(chosen)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CtrkitError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}, got {first['input']!r}") from error
+
+
+def _pair(text: str, option: str, form: str) -> tuple[str, str]:
+    from ctrkit.errors import CtrkitError
+
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise CtrkitError(f"{option} {text} is not {form}")
+    return key, value
+
+
+def serve_repository(repo: str | Path, host: str = "127.0.0.1", port: int = 8000, settings: "ServingSettings | None" = None) -> None:
     """Serves until it is interrupted. All that is logged goes to stderr.
 
     Raises:
         CtrkitError: no repository, a damaged bundle, or a port that cannot be had.
     """
-    from copy import deepcopy
-
-    import uvicorn
-    from uvicorn.config import LOGGING_CONFIG
-
     from ctrkit.bundle import model_names
     from ctrkit.errors import CtrkitError
     from serving.app import create_app
+    from serving.server import make_server
+    from serving.settings import ServingSettings
 
     failures: list[CtrkitError] = []
 
@@ -29,9 +71,8 @@ def serve(repo: str | Path, host: str = "127.0.0.1", port: int = 8000, settings:
         server.should_exit = True
 
     model_names(repo)
-    logging = deepcopy(LOGGING_CONFIG)
-    logging["handlers"]["access"]["stream"] = "ext://sys.stderr"
-    server = uvicorn.Server(uvicorn.Config(create_app(repo, settings, on_failure=stop), host=host, port=port, log_config=logging))
+    settings = settings or ServingSettings()
+    server = make_server(create_app(repo, settings, on_failure=stop), host, port, settings)
     try:
         server.run()
     except SystemExit as error:  # uvicorn's way to say that it could not start

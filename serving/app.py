@@ -1,6 +1,5 @@
 """The scoring service."""
 
-import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -9,71 +8,75 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.types import ASGIApp
 
 import ctrkit
-from ctrkit.bundle import Bundle
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Kind
-from serving import predict
 from serving.bodies import ModelDescription, ModelList, RankRequest, RankResponse, Refusal, ScoreRequest, ScoreResponse, Unprocessable
-from serving.http import add_error_handlers, json_response, read_body
-from serving.repository import Repository
+from serving.gate import Gate
+from serving.http import Direct, Handler, add_direct, add_error_handlers, json_response
+from serving.keys import read_keys
+from serving.metrics import Metrics
+from serving.model import Served
+from serving.open_inference import add_open_inference
+from serving.predict import Predictions
+from serving.repository import Repository, Watcher
 from serving.settings import ServingSettings
+from serving.wire.ask import ARROW, JSON
 
-log = logging.getLogger("uvicorn.error")
+log = logging.getLogger("ctrkit.serving")
 
 
 def create_app(
     repo: str | Path, settings: ServingSettings | None = None, on_failure: Callable[[CtrkitError], None] | None = None
-) -> FastAPI:
-    """The service for a model repository. It listens at once; ``/readyz`` is 503 until the models are loaded.
+) -> ASGIApp:
+    """The service for a model repository. It listens at once; ``/readyz`` is 503 until the models are loaded and warm.
 
     Args:
         on_failure: called when the models cannot be loaded; without it the service stays up and ``/readyz`` tells why.
     """
-    limits = settings or ServingSettings()
-    repository = Repository(repo, limits.threads)
-    pool = ThreadPoolExecutor(limits.workers, "score")
+    settings = settings or ServingSettings()
+    pool = ThreadPoolExecutor(settings.workers, "score")
+    metrics = Metrics()
+    keys = read_keys(settings.key_file)
+    repository = Repository(repo, pool, settings, lambda name, outcome: metrics.reloads.labels(name, outcome).inc())
+    watcher = Watcher(repository, settings.poll_s)
+    predictions = Predictions(repository, pool, metrics, settings)
 
     def load() -> None:
         try:
             repository.load()
         except CtrkitError as error:  # the repository keeps it: /readyz and every request tell it
-            log.error("%s", error)
+            log.error("models cannot be loaded", extra={"reason": str(error)})
             if on_failure:
                 on_failure(error)
+            return
+        if settings.poll_s:
+            watcher.watch()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        threading.Thread(target=load, name="load-models", daemon=True).start()
+        threading.Thread(target=load, name="watch-models", daemon=True).start()
         yield
+        watcher.stop()
+        repository.close()
         pool.shutdown()
 
     app = FastAPI(title="ctrkit", summary="Click probabilities from raw feature values", version=ctrkit.__version__, lifespan=lifespan)
     add_error_handlers(app)
-
-    async def answer(request: Request, work: Callable[[Bundle, bytes, int], dict[str, Any]], name: str, version: str | None) -> Response:
-        bundle = repository.bundle(name, version)
-        body = await read_body(request, limits.max_body_mb * 2**20)
-        return json_response(await asyncio.get_running_loop().run_in_executor(pool, work, bundle, body, limits.max_rows))
-
-    @app.post("/v1/models/{name}/versions/{version}:score", tags=["predict"], **_documented(ScoreRequest, ScoreResponse))
-    @app.post("/v1/models/{name}:score", tags=["predict"], **_documented(ScoreRequest, ScoreResponse))
-    async def score(request: Request, name: str, version: str | None = None) -> Response:
-        """Click probabilities of rows of raw feature values, in the rows' order."""
-        return await answer(request, predict.score, name, version)
-
-    @app.post("/v1/models/{name}/versions/{version}:rank", tags=["predict"], **_documented(RankRequest, RankResponse))
-    @app.post("/v1/models/{name}:rank", tags=["predict"], **_documented(RankRequest, RankResponse))
-    async def rank(request: Request, name: str, version: str | None = None) -> Response:
-        """The candidates of one context, the likeliest click first."""
-        return await answer(request, predict.rank, name, version)
+    _add_predictions(app, predictions)
+    add_open_inference(app, repository, predictions, settings)
 
     @app.get("/v1/models", tags=["models"], response_model=ModelList)
     async def models() -> Response:
-        """The models served."""
-        return json_response({"models": [_summary(repository, repository.bundle(name)) for name in repository.names()]})
+        """The models served, and versions that were refused."""
+        return json_response({"models": [_summary(repository, repository.served(name)) for name in repository.names()]})
 
     @app.get("/v1/models/{name}/versions/{version}", tags=["models"], response_model=ModelDescription, responses={404: {"model": Refusal}})
     @app.get("/v1/models/{name}", tags=["models"], response_model=ModelDescription, responses={404: {"model": Refusal}})
@@ -81,7 +84,7 @@ def create_app(
         """A model's features, and its metrics in training."""
         if ":" in name:  # a way to ask a model, not a model's name
             raise HTTPException(405)
-        return json_response(_description(repository, repository.bundle(name, version)))
+        return json_response(_description(repository, repository.served(name, version)))
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> Response:
@@ -90,29 +93,54 @@ def create_app(
 
     @app.get("/readyz", tags=["health"], responses={503: {"model": Refusal}})
     async def readyz() -> Response:
-        """All models are loaded."""
+        """All models are loaded and warm."""
         return json_response({"status": "ready", "models": repository.names()})
 
-    return app
+    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
+    async def prometheus() -> Response:
+        """Latencies, batch sizes, scores, missing and unknown values, for Prometheus."""
+        return Response(await run_in_threadpool(metrics.text, repository.answering()), media_type=CONTENT_TYPE_LATEST)
+
+    gate = Gate(app, [route for route in app.routes if isinstance(route, Direct)], keys, metrics, settings)
+    if not settings.cors_origins:
+        return gate
+    return CORSMiddleware(gate, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"])
 
 
-def _documented(request: type[ScoreRequest] | type[RankRequest], response: type[Any]) -> dict[str, Any]:
-    """A route's entry in ``/docs``: its body is read by orjson, not by pydantic, and would not be there otherwise."""
-    body = {"required": True, "content": {"application/json": {"schema": request.model_json_schema()}}}
-    refusals: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for status in (404, 413, 503)}
-    return {"openapi_extra": {"requestBody": body}, "response_model": response, "responses": {**refusals, 422: {"model": Unprocessable}}}
+def _add_predictions(app: FastAPI, predictions: Predictions) -> None:
+    """``:score`` and ``:rank``. They read their bodies themselves; what FastAPI is told of them is for ``/docs``."""
+
+    def add(verb: str, handler: Handler, about: str, **documented: Any) -> None:
+        for path in (f"/v1/models/{{name}}:{verb}", f"/v1/models/{{name}}/versions/{{version}}:{verb}"):
+            add_direct(app, path, handler, about, name=verb, tags=["predict"], **documented)
+
+    arrow = {"schema": {"type": "string", "format": "binary"}}
+    about = "Click probabilities of rows of raw feature values, in the rows' order."
+    add("score", predictions.score, about, **_documented(ScoreRequest, ScoreResponse, {ARROW: arrow}))
+    add("rank", predictions.rank, "The candidates of one context, the likeliest click first.", **_documented(RankRequest, RankResponse))
 
 
-def _summary(repository: Repository, bundle: Bundle) -> dict[str, Any]:
-    name = bundle.manifest.name
-    return {"name": name, "version": bundle.manifest.version, "versions": repository.versions(name)}
+def _documented(
+    request: type[ScoreRequest] | type[RankRequest], response: type[Any], others: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """A route's entry in ``/docs``."""
+    body = {"required": True, "content": {JSON: {"schema": request.model_json_schema()}, **(others or {})}}
+    refusals: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for status in (401, 404, 408, 413, 415, 429, 503)}
+    responses = {**refusals, 422: {"model": Unprocessable}, 200: {"content": others or {}}}
+    return {"openapi_extra": {"requestBody": body}, "response_model": response, "responses": responses}
 
 
-def _description(repository: Repository, bundle: Bundle) -> dict[str, Any]:
-    manifest = bundle.manifest
+def _summary(repository: Repository, model: Served) -> dict[str, Any]:
+    states = repository.states(model.name)[model.name]
+    refused = [{"version": state.version, "reason": state.reason} for state in states if state.reason]
+    return {"name": model.name, "version": model.version, "versions": repository.versions(model.name), "refused": refused}
+
+
+def _description(repository: Repository, model: Served) -> dict[str, Any]:
+    manifest = model.bundle.manifest
     features = [
         {"name": feature.name, "kind": feature.kind.value, "dtype": "number" if feature.kind is Kind.NUMERIC else feature.dtype}
         for feature in manifest.features
     ]
     about = manifest.model_dump(mode="json", include={"model", "created", "label", "metrics"})
-    return {**_summary(repository, bundle), **about, "features": features}
+    return {**_summary(repository, model), **about, "features": features}

@@ -11,7 +11,10 @@ _EXAMPLE_ROW = {"user_id": "u1", "item_id": "i7", "price": 9.5, "tags": ["new", 
 class ScoreRequest(BaseModel):
     """Rows to score. A feature that is left out or null counts as missing; an unknown name or a wrong type is a 422."""
 
-    rows: list[Row] = Field(description="one object a row: feature name -> raw value", examples=[[_EXAMPLE_ROW]])
+    rows: list[Row] | None = Field(None, description="one object a row: feature name -> raw value", examples=[[_EXAMPLE_ROW]])
+    columns: dict[str, list[Any]] | None = Field(
+        None, description="instead of rows: feature name -> the rows' values", examples=[{"user_id": ["u1", "u2"], "price": [9.5, None]}]
+    )
 
 
 class ScoreResponse(BaseModel):
@@ -45,10 +48,16 @@ class RankResponse(BaseModel):
     candidates: list[RankedCandidate] = Field(description="best first; equal scores keep the request's order")
 
 
+class RefusedVersion(BaseModel):
+    version: int
+    reason: str
+
+
 class ModelSummary(BaseModel):
     name: str
     version: int = Field(description="the version that is served")
-    versions: list[int]
+    versions: list[int] = Field(description="all versions that are loaded")
+    refused: list[RefusedVersion] = Field(description="versions that lie in the repository and cannot be served")
 
 
 class ModelList(BaseModel):

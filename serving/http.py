@@ -1,52 +1,182 @@
-"""Bodies in, JSON out, errors as FastAPI itself writes them: ``{"detail": ...}``."""
+"""ASGI as the service uses it: bodies in within their bound, answers out, refusals as the caller's protocol writes them."""
 
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
-from serving.predict import InvalidBody, TooLarge
-from serving.repository import NotReady, UnknownModel
+from serving.problems import InvalidBody, Refused, TooLarge, WrongType
+from serving.wire.ask import JSON, Answer
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def json_response(content: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json")
+DRAIN_S, DRAIN_BYTES = 1.0, 64 * 2**20
 
 
-async def read_body(request: Request, max_bytes: float) -> bytes:
+class Gone(Exception):
+    """The client hung up before its body was complete: nobody waits for an answer."""
+
+
+class Direct(APIRoute):
+    """A route that is documented like any other and handled by a plain ASGI callable.
+
+    FastAPI's resolving of parameters costs as much as a model's graph for one row.
+    """
+
+    def __init__(self, path: str, endpoint: Any, **settings: Any) -> None:
+        super().__init__(path, endpoint, **settings)
+        self.app: ASGIApp = endpoint.handler
+
+
+def add_direct(app: FastAPI, path: str, handler: Handler, about: str, **documented: Any) -> None:
+    """Adds a POST route that ``handler`` answers."""
+
+    def endpoint() -> None: ...
+
+    endpoint.handler = handler
+    endpoint.__doc__ = about
+    app.router.add_api_route(path, endpoint, methods=["POST"], route_class_override=Direct, **documented)
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """A header's value, "" when it is not there."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return value.decode("latin-1")
+    return ""
+
+
+async def read_body(receive: Receive, scope: Scope, most: int) -> bytes:
     """The request's body.
 
     Raises:
-        TooLarge: more than ``max_bytes``; the rest is not read.
+        TooLarge: more than ``most`` bytes, told or sent; the rest is not read.
+        Gone: the client hung up.
     """
+    told = header(scope, b"content-length")
+    if told.isdecimal() and int(told) > most:
+        raise too_large(most)
+    message = await receive()
+    body = message.get("body", b"")
+    if not message.get("more_body") and message["type"] == "http.request":
+        if len(body) > most:
+            raise too_large(most)
+        return body
     parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > max_bytes:
-            raise TooLarge(f"the body has more than {max_bytes / 2**20:g} MB: send its rows in several requests")
-        parts.append(part)
-    return b"".join(parts)
+    while True:
+        if message["type"] == "http.disconnect":
+            raise Gone
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > most:
+            raise too_large(most)
+        if not message.get("more_body"):
+            return b"".join(parts)
+        message = await receive()
+
+
+def unpacked(body: bytes, encoding: str, most: int) -> bytes:
+    """A body without its Content-Encoding: gzip, deflate or none.
+
+    Raises:
+        WrongType: another encoding.
+        InvalidBody: not what it says it is.
+        TooLarge: more than ``most`` bytes; no more are unpacked.
+    """
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "deflate"):
+        raise WrongType(f"a body with the encoding '{encoding[:40]}' is not read", "Send gzip, deflate or no encoding")
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either header
+    try:
+        content = unpacker.decompress(body, most + 1)
+    except zlib.error as error:
+        raise InvalidBody((), f"the body cannot be unpacked: {error}") from None
+    if len(content) > most:
+        raise too_large(most)
+    if not unpacker.eof or unpacker.unused_data:
+        raise InvalidBody((), "the body cannot be unpacked: it is cut short, or goes on behind its end")
+    return content
+
+
+def too_large(most: int) -> TooLarge:
+    return TooLarge(f"the body has more than {most:,} bytes: send its rows in several requests")
+
+
+async def respond(send: Send, answer: Answer, status: int = 200) -> None:
+    headers = [(b"content-type", answer.media_type.encode()), (b"content-length", str(len(answer.body)).encode())]
+    headers += [(name.encode(), value.encode("latin-1")) for name, value in answer.headers]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+async def drain(receive: Receive) -> None:
+    """Reads on after a body was refused, for a moment: who is cut off while it sends may never see the answer."""
+    size = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            while size < DRAIN_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return
+
+
+def refusal(error: Refused, path: str) -> tuple[Answer, int]:
+    """A refusal's answer and status. Under ``/v2`` as the Open Inference Protocol writes it, elsewhere as FastAPI does."""
+    status = error.status
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    content: dict[str, Any]
+    if path.startswith("/v2"):
+        content = {"error": str(error)}
+        status = 400 if status == 422 else status
+    elif isinstance(error, InvalidBody):
+        content = {"detail": [{"loc": ["body", *error.location], "msg": error.problem, "type": "value_error"}]}
+    else:
+        content = {"detail": str(error)}
+    return Answer(orjson.dumps(content), JSON, tuple(headers.items())), status
+
+
+def note(scope: Scope, error: Refused) -> None:
+    """Tells the log the kind of a refusal and its place in the body. Its text stays out: it may quote the body."""
+    told = scope["ctrkit"]
+    told["refused"] = type(error).__name__
+    if isinstance(error, InvalidBody) and error.location:
+        told["at"] = ".".join(str(part) for part in error.location)[:200]
+
+
+def json_response(content: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status, media_type=JSON)
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """422 names the place in the body, 404 the known models, 405 how models are asked, 413 the limit, 503 what the service waits for."""
+    """Every ``Refused`` and every status of Starlette's own, in the words of the protocol that was used."""
 
-    async def invalid(_: Request, error: Any) -> Response:
-        return json_response({"detail": [{"loc": ["body", *error.location], "msg": error.problem, "type": "value_error"}]}, 422)
+    async def refused(request: Request, error: Any) -> Response:
+        note(request.scope, error)
+        answer, status = refusal(error, request.url.path)
+        return Response(answer.body, status, dict(answer.headers), answer.media_type)
 
-    app.add_exception_handler(InvalidBody, invalid)
-    for kind, status in ((UnknownModel, 404), (TooLarge, 413), (NotReady, 503)):
-        app.add_exception_handler(kind, _refusal(status))
-    app.add_exception_handler(405, _not_asked_like_this)
+    async def by_status(request: Request, error: Any) -> Response:
+        path = request.url.path
+        message = str(error.detail)
+        if error.status_code == 405 and path.startswith("/v1/models"):
+            how = "POST asks a model: /v1/models/<name>:score or :rank. GET describes it: /v1/models/<name>. See /docs."
+            message = f"{request.method} {path} is not answered. {how}"
+        return json_response({"error" if path.startswith("/v2") else "detail": message}, error.status_code)
 
-
-async def _not_asked_like_this(request: Request, _: Exception) -> Response:
-    how = "POST asks a model: /v1/models/<name>:score or :rank. GET describes it: /v1/models/<name>. See /docs."
-    return json_response({"detail": f"{request.method} {request.url.path} is not answered. {how}"}, 405)
-
-
-def _refusal(status: int) -> Any:
-    async def handler(_: Request, error: Exception) -> Response:
-        return json_response({"detail": str(error)}, status)
-
-    return handler
+    app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(HTTPException, by_status)

@@ -1,137 +1,115 @@
-"""A request's body -> the answer's body. No HTTP in here."""
+"""A request for probabilities, stage by stage: read the body, parse it, wait for the graph, run it, answer."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import asyncio
+from concurrent.futures import Executor
+from dataclasses import replace
+from functools import partial
+from time import perf_counter
 
-import numpy as np
-import orjson
+from ctrkit.bundle import Bundle
+from serving.http import Receive, Scope, Send, header, read_body, respond, unpacked
+from serving.metrics import Metrics
+from serving.problems import NotAcceptable, WrongType
+from serving.repository import Repository
+from serving.settings import ServingSettings
+from serving.wire import arrow, rows, v2
+from serving.wire.ask import ARROW, JSON, Ask, Limits, Reader
 
-from ctrkit.bundle import Bundle, as_lists
-from ctrkit.errors import nearest
-from ctrkit.feeds import RowError
-
-Location = tuple[str | int, ...]
+INLINE_BYTES = 16 * 1024
+"""Longer bodies are parsed in a thread: the event loop has others to look after."""
 
 
-class InvalidBody(Exception):
-    """A body that the model cannot take.
+class Predictions:
+    """The handlers of all routes that run a model.
 
-    Attributes:
-        location: where in the body: ``("rows", 3, "price")``.
-        problem: what is wrong there, naming row and field.
+    Args:
+        repository: the models.
+        pool: where long bodies are parsed.
+        metrics: where predictions are counted.
+        settings: limits of a request.
     """
 
-    def __init__(self, location: Location, problem: str) -> None:
-        self.location = location
-        self.problem = problem
-        super().__init__(problem)
+    def __init__(self, repository: Repository, pool: Executor, metrics: Metrics, settings: ServingSettings) -> None:
+        self._repository = repository
+        self._pool = pool
+        self._metrics = metrics
+        self._limits = settings.limits
+
+    async def score(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """``:score``: JSON or an Arrow stream in, JSON or an Arrow stream out."""
+        sent = _media_type(header(scope, b"content-type"))
+        if sent == ARROW:
+            reader: Reader = arrow.read_score
+        elif sent == JSON:
+            reader = rows.read_score
+        else:
+            raise WrongType(f"a body of type '{sent[:100]}' is not read", f"Send '{JSON}' or '{ARROW}'")
+        if _wanted(header(scope, b"accept")) == ARROW:
+            reader = partial(_answered_in_arrow, reader)
+        await self._answer(scope, receive, send, reader)
+
+    async def rank(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """``:rank``: JSON in and out."""
+        sent = _media_type(header(scope, b"content-type"))
+        if sent != JSON:
+            raise WrongType(f"a body of type '{sent[:100]}' is not read", f"Send '{JSON}'")
+        await self._answer(scope, receive, send, rows.read_rank)
+
+    async def infer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The Open Inference Protocol's ``infer``: JSON, or JSON with tensors behind it, in and out."""
+        length = v2.header_length(header(scope, v2.HEADER_LENGTH_KEY))
+        await self._answer(scope, receive, send, partial(v2.read_infer, header=length))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, reader: Reader) -> None:
+        started = perf_counter()
+        parameters = scope["path_params"]
+        model = self._repository.served(parameters["name"], parameters.get("version"))
+        told = scope["ctrkit"]
+        told["model"], told["version"] = model.name, model.version
+        model.admit()
+        try:
+            body = await read_body(receive, scope, self._limits.bytes)
+            body = unpacked(body, header(scope, b"content-encoding"), self._limits.bytes)
+            read = perf_counter()
+            if len(body) <= INLINE_BYTES:
+                ask = reader(model.bundle, body, self._limits)
+            else:
+                ask = await asyncio.get_running_loop().run_in_executor(self._pool, reader, model.bundle, body, self._limits)
+            told["rows"] = ask.rows
+            parsed = perf_counter()
+            done = await model.batcher.submit(ask.feed, ask.rows)
+            returned = perf_counter()
+            await respond(send, ask.answer(done.probabilities))
+        finally:
+            model.leave()
+        ended = perf_counter()
+        stages = (read - started, parsed - read, returned - parsed - done.ran, done.ran, ended - returned, ended - started)
+        self._metrics.model(model).predicted(stages, ask.rows, done.batch_rows, ask.feed, done.probabilities)
 
 
-class TooLarge(Exception):
-    """More rows, or more bytes, than the service allows."""
+def _media_type(content_type: str) -> str:
+    """Of a Content-Type header, without parameters; JSON when there is none."""
+    return content_type.partition(";")[0].strip().lower() or JSON
 
 
-def score(bundle: Bundle, body: bytes, max_rows: int) -> dict[str, Any]:
-    """``{"rows": [...]}`` -> model, version and probabilities in the rows' order, a list for each of several tasks.
-
-    No rows give no probabilities.
+def _wanted(accept: str) -> str:
+    """JSON or Arrow, whichever an Accept header names first; JSON when it takes anything.
 
     Raises:
-        InvalidBody: no such JSON, or a row that does not fit the model's features.
-        TooLarge: more than ``max_rows`` rows.
+        NotAcceptable: it takes neither.
     """
-    content = _parse(body, required=["rows"])
-    rows = _rows(content, "rows", max_rows)
-    try:
-        probabilities = bundle.score(rows)
-    except RowError as error:
-        raise InvalidBody(_place("rows", error), str(error).rstrip(".")) from None
-    return {**_served(bundle), "probabilities": as_lists(probabilities, bundle.tasks)}
+    if not accept:
+        return JSON
+    for part in accept.lower().split(","):
+        kind, _, parameters = part.partition(";")
+        if parameters.replace(" ", "") in ("q=0", "q=0.0"):
+            continue
+        if kind.strip() in (JSON, "*/*", "application/*"):
+            return JSON
+        if kind.strip() == ARROW:
+            return ARROW
+    raise NotAcceptable(f"an answer of type '{accept[:100]}' is not written", f"Accept '{JSON}' or '{ARROW}'")
 
 
-def rank(bundle: Bundle, body: bytes, max_rows: int) -> dict[str, Any]:
-    """``{"context": {...}, "candidates": [...], "top_k": n, "task": name}`` -> the candidates, the highest probability first.
-
-    Equal probabilities keep the candidates' order. Of several tasks the main one ranks, unless another is named.
-
-    Raises:
-        InvalidBody: no such JSON, or context and a candidate do not make a row of the model's features.
-        TooLarge: more than ``max_rows`` candidates.
-    """
-    content = _parse(body, required=["candidates"], optional=["context", "top_k", "task"])
-    candidates = _rows(content, "candidates", max_rows)
-    context = content.get("context")
-    if not isinstance(context := {} if context is None else context, dict):
-        raise InvalidBody(("context",), "context: expected an object")
-    top_k = content.get("top_k")
-    if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
-        raise InvalidBody(("top_k",), f"top_k: expected an integer from 1, got {top_k!r}")
-    task = _task(content.get("task"), bundle.tasks)
-    try:
-        probabilities = bundle.score([_joined(context, candidate, index) for index, candidate in enumerate(candidates)])
-    except RowError as error:
-        if error.field in context:
-            raise InvalidBody(("context", str(error.field)), f"context, field {error.field!r}: {error.reason}") from None
-        where = f"candidate {error.row}, field {error.field!r}"
-        raise InvalidBody(_place("candidates", error), f"{where}: {error.reason}") from None
-    scores = probabilities[:, task] if bundle.tasks else probabilities
-    order = np.argsort(-scores, kind="stable")[:top_k]
-    ranked = [{"index": int(i), "score": float(scores[i]), "candidate": candidates[i]} for i in order]
-    return {**_served(bundle), "candidates": ranked}
-
-
-def _parse(body: bytes, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Any]:
-    try:
-        content = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidBody((), f"the body is not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise InvalidBody((), "the body is not a JSON object")
-    _check_keys(content, required, [*required, *optional])
-    return content
-
-
-def _check_keys(content: dict[str, Any], required: Iterable[str], known: list[str]) -> None:
-    for key in required:
-        if key not in content:
-            raise InvalidBody((key,), f"the body has no '{key}'")
-    for key in content:
-        if key not in known:
-            raise InvalidBody((key,), f"unknown key '{key}'. {nearest(key, known)}")
-
-
-def _task(name: Any, tasks: Sequence[str]) -> int:
-    """Place of the task that ranks."""
-    if name is None:
-        return 0
-    if name not in tasks:
-        known = nearest(str(name), list(tasks)) if tasks else "This model has one task: leave 'task' out"
-        raise InvalidBody(("task",), f"unknown task {name!r}. {known}")
-    return tasks.index(name)
-
-
-def _rows(content: dict[str, Any], key: str, most: int) -> list[Any]:
-    rows = content[key]
-    if not isinstance(rows, list):
-        raise InvalidBody((key,), f"{key}: expected a list of objects")
-    if len(rows) > most:
-        raise TooLarge(f"{len(rows):,} {key} in one request, {most:,} are allowed: send them in several requests")
-    return rows
-
-
-def _joined(context: dict[str, Any], candidate: Any, index: int) -> dict[str, Any]:
-    if not isinstance(candidate, dict):
-        raise InvalidBody(("candidates", index), f"candidate {index}: expected an object")
-    twice = context.keys() & candidate.keys()
-    if twice:
-        field = min(twice)
-        raise InvalidBody(("candidates", index, field), f"candidate {index}, field {field!r}: the context gives this field too")
-    return {**context, **candidate}
-
-
-def _place(key: str, error: RowError) -> Location:
-    return (key, error.row) if error.field is None else (key, error.row, error.field)
-
-
-def _served(bundle: Bundle) -> dict[str, Any]:
-    return {"model": bundle.manifest.name, "version": bundle.manifest.version}
+def _answered_in_arrow(reader: Reader, bundle: Bundle, body: bytes, limits: Limits) -> Ask:
+    return replace(reader(bundle, body, limits), answer=partial(arrow.scored, bundle))

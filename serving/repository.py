@@ -1,84 +1,291 @@
-"""The models of a repository, loaded and ready to score."""
+"""The models of a repository: loaded, looked after, exchanged while they answer."""
 
+import logging
+import re
 import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ctrkit.bundle import Bundle, model_names, open_bundle, versions
+from ctrkit.bundle import Bundle, model_names, versions
 from ctrkit.errors import CtrkitError, nearest
+from serving.model import Served, State, open_version
+from serving.problems import NotReady, UnknownModel
+from serving.settings import ServingSettings
+
+log = logging.getLogger("ctrkit.serving")
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+Signature = tuple[tuple[str, int, int, int], ...]
+"""Name, size, time of change and inode of a version's files: another one means other files."""
 
 
-class UnknownModel(CtrkitError):
-    """No such model, or no such version of it: 404."""
+@dataclass(frozen=True)
+class _Refusal:
+    """A version that was not taken. It is tried again when its files have changed."""
+
+    signature: Signature
+    reason: str
 
 
-class NotReady(CtrkitError):
-    """Models are still being loaded, or could not be: 503."""
+@dataclass(frozen=True)
+class _Model:
+    """A model's versions; never changed, only replaced as a whole."""
+
+    served: Mapping[int, Served] = field(default_factory=dict)
+    signatures: Mapping[int, Signature] = field(default_factory=dict)
+    refused: Mapping[int, _Refusal] = field(default_factory=dict)
+    default: int | None = None
 
 
 class Repository:
-    """Every version of every model in ``<repo>/<name>/<version>/``.
+    """The newest versions of every model in ``<repo>/<name>/<version>/``.
+
+    ``refresh`` runs in any thread; what it finds is put in place in one assignment, so that a request sees the old versions or the new
+    ones. A version that is no longer served answers the requests that it has begun.
 
     Args:
         path: the repository.
-        threads: CPU threads of one request.
+        pool: where long runs of the models happen.
+        tried: told of every version that is loaded or refused: the model's name and which of both.
     """
 
-    def __init__(self, path: str | Path, threads: int = 1) -> None:
+    def __init__(
+        self, path: str | Path, pool: Executor, settings: ServingSettings, tried: Callable[[str, str], None] = lambda name, outcome: None
+    ) -> None:
         self.path = Path(path)
-        self._threads = threads
-        self._models: dict[str, dict[int, Bundle]] = {}
-        self._state = NotReady("the models are being loaded", "Ask again in a moment")
-        self._ready = threading.Event()
+        self._pool = pool
+        self._settings = settings
+        self._tried = tried
+        self._models: dict[str, _Model] = {}
+        self._unloaded: set[str] = set()
+        self._refreshing = threading.Lock()
+        self._state: NotReady | None = NotReady("the models are being loaded", "Ask again in a moment")
 
     def load(self) -> None:
-        """Checks every file and loads every model; what fails is kept as the reason of ``require_ready``.
+        """The first ``refresh``.
 
         Raises:
-            CtrkitError: no repository, or a bundle that is damaged.
+            CtrkitError: no repository, or a model without a version that can be served.
         """
         try:
-            models = {name: self._load_model(name) for name in model_names(self.path)}
+            self.refresh()
+            for name, version in self._settings.pin.items():
+                if name not in self._models:
+                    raise CtrkitError(f"no model '{name}' to pin", nearest(name, list(self._models)))
+                if version not in self._models[name].served:
+                    why = _reasons(self._models[name]) or "the repository has none"
+                    raise CtrkitError(f"the model '{name}' has no version {version} to be pinned to: {why}")
+            for name, model in self._models.items():
+                if model.default is None:
+                    raise CtrkitError(f"the model '{name}' cannot be served: {_reasons(model)}")
         except CtrkitError as error:
             self._state = NotReady(error.problem, error.remedy)
             raise
-        self._models = models
-        self._ready.set()
+        self._state = None
 
-    def _load_model(self, name: str) -> dict[int, Bundle]:
-        bundles = {version: open_bundle(self.path / name / str(version), threads=self._threads) for version in versions(self.path / name)}
-        for bundle in bundles.values():
-            bundle.session  # noqa: B018  loads it
-        return bundles
+    def refresh(self) -> None:
+        """Takes what has come, lets go of what has gone. A version that cannot be taken is logged once, the others stay.
+
+        Raises:
+            CtrkitError: no repository, or nothing in it.
+        """
+        with self._refreshing:
+            names = [name for name in model_names(self.path) if name not in self._unloaded]
+            for name in names:
+                self._put(name, self._examined(name, self._models.get(name, _Model())))
+            for name in self._models.keys() - set(names):
+                log.info("model gone", extra={"model": name})
+                self._put(name, None)
+
+    def load_model(self, name: str) -> None:
+        """Looks at one model now, also if it was unloaded, and tries again what was refused.
+
+        Raises:
+            UnknownModel: the repository has no such model.
+            CtrkitError: no version of it can be served.
+        """
+        with self._refreshing:
+            if not NAME.fullmatch(name) or not versions(self.path / name):
+                raise UnknownModel(f"the repository has no model '{name[:100]}'")
+            before = self._models.get(name, _Model())
+            after = self._examined(name, _Model(before.served, before.signatures, {}, before.default))
+            if after.default is None:
+                raise CtrkitError(f"the model '{name}' cannot be loaded: {_reasons(after)}")
+            self._unloaded.discard(name)
+            self._put(name, after)
+
+    def unload_model(self, name: str) -> None:
+        """The model answers no more, until it is loaded again.
+
+        Raises:
+            UnknownModel: it does not answer now.
+        """
+        with self._refreshing:
+            self._model(name)
+            self._unloaded.add(name)
+            self._put(name, None)
+        log.info("model unloaded", extra={"model": name})
+
+    def _put(self, name: str, model: _Model | None) -> None:
+        others = {key: value for key, value in self._models.items() if key != name}
+        self._models = others if model is None else {**others, name: model}
+
+    def _examined(self, name: str, before: _Model) -> _Model:
+        """The model as its folder has it now: versions that are new or have changed are loaded, the rest is kept."""
+        there = versions(self.path / name)
+        pinned = self._settings.pin.get(name)
+        served: dict[int, Served] = {}
+        signatures: dict[int, Signature] = {}
+        refused: dict[int, _Refusal] = {}
+        for version in reversed(there):
+            if len(served) >= self._settings.live_versions and version != pinned:
+                continue
+            signature = _signature(self.path / name / str(version))
+            if before.signatures.get(version) == signature:
+                served[version], signatures[version] = before.served[version], signature
+            elif (known := before.refused.get(version)) is not None and known.signature == signature:
+                refused[version] = known
+                _keep(version, before, served, signatures)
+            else:
+                self._try(name, version, signature, before, served, signatures, refused)
+        default = pinned if pinned in served else max(served, default=None)
+        if pinned is not None and default != pinned:
+            default = before.default if before.default in served else None
+        if default != before.default and default is not None:
+            log.info("model serves", extra={"model": name, "version": default, "before": before.default})
+        return _Model(served, signatures, refused, default)
+
+    def _try(
+        self,
+        name: str,
+        version: int,
+        signature: Signature,
+        before: _Model,
+        served: dict[int, Served],
+        signatures: dict[int, Signature],
+        refused: dict[int, _Refusal],
+    ) -> None:
+        """Loads one version into ``served``; or says in ``refused`` why not, and keeps what answered under this number."""
+        try:
+            bundle = open_version(self.path / name / str(version), self._settings.threads)
+            if before.default is not None and version > before.default:
+                _check_compatible(bundle, before.served[before.default])
+            served[version] = Served(bundle, self._pool, self._settings)
+            signatures[version] = signature
+            self._tried(name, "loaded")
+        except Exception as error:  # noqa: BLE001  whatever a file can do to a loader: the others must go on
+            reason = str(error) if isinstance(error, CtrkitError) else f"{type(error).__name__}: {error}"
+            log.error("version refused", extra={"model": name, "version": version, "reason": reason})
+            refused[version] = _Refusal(signature, reason)
+            self._tried(name, "refused")
+            _keep(version, before, served, signatures)
 
     def require_ready(self) -> None:
-        """Raises NotReady until ``load`` is done, with the reason if it failed."""
-        if not self._ready.is_set():
+        """Raises NotReady until ``load`` is done, with the reason if it failed, and after ``close``."""
+        if self._state is not None:
             raise self._state
+
+    def close(self) -> None:
+        """Nothing is ready from now on: the service ends."""
+        self._state = NotReady("the service is about to end", "Ask another one")
 
     def names(self) -> list[str]:
         self.require_ready()
         return sorted(self._models)
 
     def versions(self, name: str) -> list[int]:
-        return sorted(self._model(name))
+        return sorted(self._model(name).served)
 
-    def bundle(self, name: str, version: str | None = None) -> Bundle:
-        """A version of a model, the latest unless named.
+    def states(self, name: str | None = None) -> dict[str, list[State]]:
+        """What the repository knows of each version, of all models or one; those that are refused with the reason."""
+        models = self._models if name is None else {name: self._model(name)}
+        known = {}
+        for key, model in sorted(models.items()):
+            answers = [State(version, "READY") for version in model.served if version not in model.refused]
+            refused = [
+                State(version, "READY" if version in model.served else "UNAVAILABLE", refusal.reason)
+                for version, refusal in model.refused.items()
+            ]
+            known[key] = sorted([*answers, *refused], key=lambda state: state.version)
+        return known
+
+    def answering(self) -> list[tuple[str, int | None, list[Served]]]:
+        """Each model's name, default version and all versions."""
+        return [(name, model.default, list(model.served.values())) for name, model in self._models.items()]
+
+    def served(self, name: str, version: str | None = None) -> Served:
+        """A version of a model, the default one unless named.
 
         Raises:
             UnknownModel: there is none.
         """
         model = self._model(name)
-        if version is None:
-            return model[max(model)]
-        if not version.isdecimal() or int(version) not in model:
-            raise UnknownModel(f"no version '{version}' of the model '{name}'", f"Known: {', '.join(str(v) for v in sorted(model))}")
-        return model[int(version)]
+        if version is None and model.default is not None:
+            return model.served[model.default]
+        if version is None or not (version.isascii() and version.isdecimal()) or len(version) > 18 or int(version) not in model.served:
+            known = ", ".join(str(number) for number in sorted(model.served))
+            raise UnknownModel(f"no version '{(version or '')[:100]}' of the model '{name}'", f"Known: {known}")
+        return model.served[int(version)]
 
-    def _model(self, name: str) -> dict[int, Bundle]:
+    def _model(self, name: str) -> _Model:
         self.require_ready()
         if name not in self._models:
             known = f"Known: {', '.join(sorted(self._models))}"
-            close = nearest(name, list(self._models))
-            raise UnknownModel(f"no model '{name}'", known if close == known else f"{close} {known}")
+            close = nearest(name[:100], list(self._models))
+            raise UnknownModel(f"no model '{name[:100]}'", known if close == known else f"{close} {known}")
         return self._models[name]
+
+
+def _keep(version: int, before: _Model, served: dict[int, Served], signatures: dict[int, Signature]) -> None:
+    """What answered under the number of a version that is refused goes on doing so."""
+    if version in before.served:
+        served[version], signatures[version] = before.served[version], before.signatures[version]
+
+
+def _reasons(model: _Model) -> str:
+    return "; ".join(refusal.reason for refusal in model.refused.values())
+
+
+def _signature(folder: Path) -> Signature:
+    try:
+        files = [(entry.name, entry.stat()) for entry in folder.iterdir()]
+    except OSError:
+        return ()
+    return tuple(sorted((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in files))
+
+
+def _check_compatible(bundle: Bundle, now: Served) -> None:
+    """Raises CtrkitError when requests that the model answers now would fail with the new version."""
+    features = {feature.name: feature for feature in bundle.features}
+    for old in now.bundle.features:
+        new = features.get(old.name)
+        if new is None or (new.kind, new.dtype) != (old.kind, old.dtype):
+            what = "lacks" if new is None else "has another type of"
+            raise CtrkitError(
+                f"version {bundle.manifest.version} {what} the feature '{old.name}' that version {now.version} answers to",
+                "Give it another name, or restart the service with it",
+            )
+    if bundle.tasks != now.bundle.tasks:
+        raise CtrkitError(f"version {bundle.manifest.version} predicts other labels than version {now.version}", "Give it another name")
+
+
+class Watcher:
+    """Refreshes a repository again and again."""
+
+    def __init__(self, repository: Repository, seconds: float) -> None:
+        self._repository = repository
+        self._seconds = seconds
+        self._stop = threading.Event()
+
+    def watch(self) -> None:
+        """Until ``stop``, in the thread that calls."""
+        while not self._stop.wait(self._seconds):
+            try:
+                self._repository.refresh()
+            except (CtrkitError, OSError) as error:
+                log.error("repository cannot be read", extra={"reason": str(error)})
+
+    def stop(self) -> None:
+        self._stop.set()

@@ -28,6 +28,9 @@ TESTED = {
     "pyarrow": "18.0.0",
     "fastapi": "0.115.0",
     "uvicorn": "0.34.0",
+    "uvloop": "0.21.0",
+    "httptools": "0.6.0",
+    "prometheus-client": "0.21.0",
 }
 PROBE = """
 from ctrkit.errors import CtrkitError
@@ -106,7 +109,7 @@ def test_a_missing_package_is_named(tmp_path: Path, package: str) -> None:
 
 
 def test_serving_needs_no_torch(tmp_path: Path) -> None:
-    serving = ("onnxruntime", "polars", "pyarrow", "fastapi", "uvicorn")
+    serving = ("onnxruntime", "polars", "pyarrow", "fastapi", "uvicorn", "uvloop", "httptools", "prometheus-client")
     folder = site(tmp_path, {name: TESTED[name] for name in serving})
     assert verdict(folder, "serving") == ""
     assert verdict(folder, "training").startswith("torch is not installed")

@@ -18,11 +18,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ctrkit.errors": set(),
     "ctrkit.quiet": set(),
     "ctrkit.doctor": set(),
+    "ctrkit.client": set(),
     "ctrkit.schema": set(),
     "ctrkit.config": set(),
     "ctrkit.transforms": set(),
     "ctrkit.feeds": set(),
-    "ctrkit.bundle": {"ctrkit.feeds"},
+    "ctrkit.known": set(),
+    "ctrkit.bundle": {"ctrkit.feeds", "ctrkit.known"},
     "ctrkit.data": {"ctrkit.transforms"},
     "ctrkit.embeddings": {"ctrkit.data.batch", "ctrkit.layers"},
     "ctrkit.layers": set(),
@@ -30,7 +32,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ctrkit.selection": {"ctrkit.data"},
     "ctrkit.retrieval": {"ctrkit.models", "ctrkit.layers"},
     "ctrkit.training": {"ctrkit.models", "ctrkit.embeddings", "ctrkit.data"},
-    "ctrkit.export": {"ctrkit.models", "ctrkit.embeddings", "ctrkit.transforms", "ctrkit.bundle", "ctrkit.feeds", "ctrkit.data.batch"},
+    "ctrkit.export": {
+        "ctrkit.models",
+        "ctrkit.embeddings",
+        "ctrkit.transforms",
+        "ctrkit.bundle",
+        "ctrkit.feeds",
+        "ctrkit.known",
+        "ctrkit.data.batch",
+    },
     "ctrkit.explain": {
         "ctrkit.training",
         "ctrkit.export",
@@ -113,7 +123,7 @@ def modules_after(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["ctrkit", "ctrkit.schema", "ctrkit.config", "ctrkit.bundle", "ctrkit.doctor", "serving", "pipelines.cli"]
+    "module", ["ctrkit", "ctrkit.schema", "ctrkit.config", "ctrkit.bundle", "ctrkit.client", "ctrkit.doctor", "serving", "pipelines.cli"]
 )
 def test_light_modules_stay_light(module: str) -> None:
     loaded = modules_after(f"import {module}")

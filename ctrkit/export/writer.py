@@ -21,6 +21,7 @@ import ctrkit
 from ctrkit.bundle import (
     CONFIG_FILE,
     GOLDEN_FILE,
+    KNOWN_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
     Golden,
@@ -38,6 +39,7 @@ from ctrkit.export.selfcheck import Reference, check
 from ctrkit.export.triton import triton_config
 from ctrkit.export.twin import Twin
 from ctrkit.feeds import input_names
+from ctrkit.known import KnownValues
 from ctrkit.models.base import RankingModel
 from ctrkit.schema import MISSING_INT, Inputs
 from ctrkit.transforms import FittedTransforms
@@ -124,6 +126,7 @@ def write_bundle(trained: Trained, repo: str | Path, name: str, *, external_mb: 
         checked = check(session, twin, trained.reference, trained.transforms, trained.golden, crosses)
         golden = Golden(rows=json_rows(trained.golden), probabilities=as_lists(checked.probabilities, inputs.tasks))
         (scratch / GOLDEN_FILE).write_bytes(orjson.dumps(golden.model_dump()))
+        known_values(trained.transforms).save(scratch / KNOWN_FILE)
         manifest = Manifest(
             name=name,
             version=number,
@@ -163,6 +166,12 @@ def _publish(scratch: Path, folder: Path, config: str) -> None:
     temporary.write_text(config, encoding="utf8")
     os.replace(temporary, folder.parent / CONFIG_FILE)
     scratch.rename(folder)
+
+
+def known_values(transforms: FittedTransforms) -> KnownValues:
+    """The vocabularies' values; a sequence has those of its target feature, a hash knows all values."""
+    found = ((t.feature, t.vocabulary()) for t in transforms.transforms if t.feature.of is None)
+    return KnownValues.of({feature.name: values.to_list() for feature, values in found if values is not None})
 
 
 def json_rows(golden: pl.DataFrame) -> list[dict[str, Any]]:

@@ -10,7 +10,9 @@ from pipelines.options import Config, Json, Overrides
 from pipelines.terminal import training_terminal
 
 bench_app = typer.Typer(
-    help="Benchmarks: speed, models, compressed embeddings, rankings of features, searches.", no_args_is_help=True, rich_markup_mode="rich"
+    help="Benchmarks: speed, models, compressed embeddings, rankings of features, searches, serving.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
 )
 
 
@@ -208,3 +210,25 @@ def tune(
         from pipelines.bench.tune import bench_tune
 
         screen.result(bench_tune(config, overrides or [], space, trials, seeds, out, screen))
+
+
+@bench_app.command("serving")
+def serving(
+    repo: Annotated[Path, typer.Argument(metavar="REPO", help="A model repository; its first model is asked.", show_default=False)],
+    rows: Annotated[
+        list[int] | None,
+        typer.Option("--rows", min=1, max=10_000, help="Candidates of a request. Repeatable; default 1, 100, 1000.", show_default=False),
+    ] = None,
+    concurrency: Annotated[
+        list[int] | None,
+        typer.Option("--concurrency", min=1, max=200, help="Connections. Repeatable; default 1, 16, 64.", show_default=False),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Of each load.")] = 3,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("out/bench-serving"),
+    json: Json = False,
+) -> None:
+    """Requests a second and latency over HTTP, beside the same ONNX model behind plain FastAPI and pydantic."""
+    with training_terminal(json) as screen:
+        from pipelines.bench.serving import bench_serving
+
+        screen.result(bench_serving(repo, rows or [1, 100, 1000], concurrency or [1, 16, 64], seconds, out, screen))

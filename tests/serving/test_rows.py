@@ -7,8 +7,24 @@ import orjson
 import pytest
 
 from ctrkit.bundle import Bundle, open_bundle
-from serving.predict import InvalidBody, TooLarge, rank, score
+from serving.problems import InvalidBody, TooLarge
+from serving.wire.ask import Limits, Reader
+from serving.wire.rows import read_rank, read_score
 from tests.handmade import make_bundle, probability
+
+
+def answered(read: Reader, bundle: Bundle, body: bytes, rows: int) -> dict[str, Any]:
+    """What a body is answered with, the graph's run included."""
+    ask = read(bundle, body, Limits(rows=rows, depth=16, bytes=2**20))
+    return orjson.loads(ask.answer(bundle.predict(ask.feed)).body)
+
+
+def score(bundle: Bundle, body: bytes, rows: int) -> dict[str, Any]:
+    return answered(read_score, bundle, body, rows)
+
+
+def rank(bundle: Bundle, body: bytes, rows: int) -> dict[str, Any]:
+    return answered(read_rank, bundle, body, rows)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +72,7 @@ def test_a_candidate_without_context_is_a_row(bundle: Bundle) -> None:
         (score, '{"rows": [{"user": "\\ud800"}]}', (), "not valid JSON"),
         (score, "[]", (), "not a JSON object"),
         (score, "{}", ("rows",), "no 'rows'"),
-        (score, '{"row": []}', ("rows",), "no 'rows'"),
+        (score, '{"row": []}', ("row",), "unknown key 'row'. Did you mean 'rows'?"),
         (score, '{"rows": [], "extra": 1}', ("extra",), "unknown key 'extra'"),
         (score, '{"rows": {"user": "u1"}}', ("rows",), "expected a list"),
         (score, '{"rows": [{}, 5]}', ("rows", 1), "row 1: expected an object, got 5"),

@@ -1,0 +1,232 @@
+"""What Prometheus reads at ``/metrics``.
+
+Of the values themselves only counts are kept: how many scores fell where, how many values of a feature were missing or unknown to
+the model. Features are counted on a sample of rows, when somebody reads the metrics, and not while requests wait.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from ctrkit.bundle import output_names
+from ctrkit.feeds import input_names
+from ctrkit.schema import MISSING_INT, Kind
+from serving.batcher import Feed
+from serving.model import Served
+
+STAGES = ("read", "parse", "queue", "run", "answer", "total")
+SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+ROWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+SCORES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+FOLD = 4096
+"""Numbers that are kept before they are counted."""
+
+SAMPLE_ROWS = 4096
+"""Rows of a model that are kept until the metrics are read; the first ones since they were read last."""
+
+
+class Metrics:
+    """All metrics of one service, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._refused = Counter("ctrkit_refused", "Requests that were refused, by the reason", ["reason"], registry=self.registry)
+        self.in_flight = Gauge("ctrkit_in_flight", "Requests that are being answered", registry=self.registry)
+        self.version = Gauge("ctrkit_model_version", "Version that answers unless one is named", ["model"], registry=self.registry)
+        self.reloads = Counter("ctrkit_versions", "Versions loaded or refused", ["model", "outcome"], registry=self.registry)
+        self._requests = _Requests()
+        self._models = _Models()
+        self.registry.register(self._requests)
+        self.registry.register(self._models)
+        self.request = self._requests.add
+        self.model = self._models.of
+
+    def refused(self, reason: str) -> None:
+        self._refused.labels(reason).inc()
+
+    def text(self, answering: Sequence[tuple[str, int | None, Sequence[Served]]]) -> bytes:
+        """All in Prometheus' text format.
+
+        Args:
+            answering: each model's name, default version and all its versions; others' series end.
+        """
+        self.version.clear()
+        for name, default, _ in answering:
+            if default is not None:
+                self.version.labels(name).set(default)
+        self._models.keep([served for _, _, versions in answering for served in versions])
+        return generate_latest(self.registry)
+
+
+class Distribution:
+    """Counts by buckets. Adding is an append; the counting waits until somebody reads, or until much has been added.
+
+    Args:
+        ends: the buckets' upper ends.
+        columns: how many numbers are counted, each in buckets of its own.
+    """
+
+    def __init__(self, ends: Sequence[float], columns: int = 1) -> None:
+        self._ends = np.array(ends)
+        self._counts = np.zeros((columns, len(ends) + 1), np.int64)
+        self._sums = np.zeros(columns)
+        self._added: list[tuple[float, ...]] = []
+
+    def add(self, values: tuple[float, ...]) -> None:
+        """One number for each column."""
+        self._added.append(values)
+        if len(self._added) >= FOLD:
+            self._fold()
+
+    def add_many(self, values: np.ndarray) -> None:
+        """Numbers ``[columns, any]``."""
+        for column, numbers in enumerate(values):
+            self._counts[column] += np.bincount(self._ends.searchsorted(numbers), minlength=len(self._ends) + 1)
+            self._sums[column] += numbers.sum(dtype=np.float64)
+
+    def _fold(self) -> None:
+        added, self._added = self._added, []
+        if added:
+            self.add_many(np.array(added).T)
+
+    def read(self) -> list[tuple[list[tuple[str, float]], float]]:
+        """Of each column the buckets as Prometheus has them, (upper end, how many up to it), and the sum."""
+        self._fold()
+        ends = [*(f"{end:g}" for end in self._ends), "+Inf"]
+        return [(list(zip(ends, np.cumsum(c).tolist(), strict=True)), float(s)) for c, s in zip(self._counts, self._sums, strict=True)]
+
+
+class _Requests(Collector):
+    """All requests, by what was asked and the status."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[tuple[str, int], Distribution] = {}
+
+    def add(self, path: str, status: int, seconds: float) -> None:
+        key = route_of(path), status
+        known = self._seconds.get(key)
+        if known is None:
+            known = self._seconds[key] = Distribution(SECONDS)
+        known.add((seconds,))
+
+    def collect(self) -> Iterator[Any]:
+        about = "From a request's headers to the end of its answer, by what was asked and the status"
+        family = HistogramMetricFamily("ctrkit_request_seconds", about, labels=["route", "status"])
+        for (route, status), distribution in list(self._seconds.items()):
+            ((buckets, total),) = distribution.read()
+            family.add_metric([route, str(status)], buckets, total)
+        yield family
+
+
+class ModelMetrics:
+    """What one version was asked and answered."""
+
+    def __init__(self, served: Served) -> None:
+        self.served = served
+        self.tasks = output_names(served.bundle.tasks)
+        self.seconds = Distribution(SECONDS, len(STAGES))
+        self.rows = Distribution(ROWS, 2)
+        self.scores = Distribution(SCORES, len(self.tasks))
+        self.values = {feature.name: np.zeros(3, np.int64) for feature in served.bundle.features}
+        self._sample: list[tuple[Feed, int]] = []
+        self._sample_rows = 0
+
+    def predicted(self, seconds: tuple[float, ...], rows: int, batch_rows: int, feed: Feed, probabilities: np.ndarray) -> None:
+        """A prediction that was answered.
+
+        Args:
+            seconds: of each of ``STAGES``.
+            probabilities: ``[rows]`` or ``[rows, tasks]``.
+        """
+        self.seconds.add(seconds)
+        self.rows.add((rows, batch_rows))
+        if rows == 1:
+            self.scores.add(tuple(probabilities.ravel().tolist()))
+        else:
+            self.scores.add_many(probabilities.reshape(-1, len(self.tasks)).T)
+        if self._sample_rows < SAMPLE_ROWS and rows <= SAMPLE_ROWS:
+            self._sample.append((feed, rows))
+            self._sample_rows += rows
+
+    def count_values(self) -> None:
+        """Counts the features' missing and unknown values in the sample and lets go of it."""
+        sample, self._sample, self._sample_rows = self._sample, [], 0
+        known = self.served.bundle.known_values
+        for feed, rows in sample:
+            for feature in self.served.bundle.features:
+                names = input_names(feature)
+                values = feed[names[0]]
+                if feature.multi_valued:
+                    missing = int((feed[names[1]] == 0).sum())
+                elif feature.kind is Kind.NUMERIC:
+                    missing = int(np.isnan(values).sum())
+                else:
+                    missing = int((values == ("" if feature.dtype == "string" else MISSING_INT)).sum())
+                vocabulary = feature.of or feature.name
+                unknown = known.unknown(vocabulary, values) if known is not None and vocabulary in known else 0
+                self.values[feature.name] += (rows, missing, unknown)
+
+
+class _Models(Collector):
+    """Every version's metrics."""
+
+    def __init__(self) -> None:
+        self._models: dict[tuple[str, int], ModelMetrics] = {}
+
+    def of(self, served: Served) -> ModelMetrics:
+        key = served.name, served.version
+        known = self._models.get(key)
+        if known is None or known.served is not served:
+            known = self._models[key] = ModelMetrics(served)
+        return known
+
+    def keep(self, answering: Sequence[Served]) -> None:
+        """Forgets all others."""
+        self._models = {key: known for key, known in self._models.items() if known.served in answering}
+
+    def collect(self) -> Iterator[Any]:
+        labels = ["model", "version"]
+        stages = HistogramMetricFamily("ctrkit_stage_seconds", "Stages of predictions", labels=[*labels, "stage"])
+        rows = HistogramMetricFamily("ctrkit_request_rows", "Rows or candidates of a prediction", labels=labels)
+        batches = HistogramMetricFamily("ctrkit_batch_rows", "Rows of the run that a prediction was part of", labels=labels)
+        scores = HistogramMetricFamily("ctrkit_score", "Probabilities that were answered", labels=[*labels, "task"])
+        sampled, missing, unknown = (
+            CounterMetricFamily(f"ctrkit_{name}", about, labels=[*labels, "feature"])
+            for name, about in (
+                ("sampled_rows", "Rows of the sample that features are counted on"),
+                ("missing", "Rows of the sample where the feature was missing"),
+                ("out_of_vocabulary", "Values of the sample that the model does not know"),
+            )
+        )
+        for (name, version), model in list(self._models.items()):
+            about = [name, str(version)]
+            for stage, (buckets, total) in zip(STAGES, model.seconds.read(), strict=True):
+                stages.add_metric([*about, stage], buckets, total)
+            for family, (buckets, total) in zip((rows, batches), model.rows.read(), strict=True):
+                family.add_metric(about, buckets, total)
+            for task, (buckets, total) in zip(model.tasks, model.scores.read(), strict=True):
+                scores.add_metric([*about, task], buckets, total)
+            model.count_values()
+            known = model.served.bundle.known_values or ()
+            for feature in model.served.bundle.features:
+                counted = model.values[feature.name].tolist()
+                sampled.add_metric([*about, feature.name], counted[0])
+                missing.add_metric([*about, feature.name], counted[1])
+                if (feature.of or feature.name) in known:
+                    unknown.add_metric([*about, feature.name], counted[2])
+        yield from (stages, rows, batches, scores, sampled, missing, unknown)
+
+
+def route_of(path: str) -> str:
+    """What a path asks, in few words: paths hold names that anybody can make up."""
+    if path.startswith("/v1/models"):
+        verb = path.rpartition(":")[2]
+        return verb if verb in ("score", "rank") else "models"
+    if path.startswith("/v2"):
+        return "infer" if path.endswith("/infer") else "v2"
+    known = {"/healthz": "health", "/readyz": "health", "/metrics": "metrics", "/ui": "ui"}
+    return known.get(path, "other")

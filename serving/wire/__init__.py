@@ -1,0 +1,1 @@
+"""Bodies on the wire -> the graph's inputs, probabilities -> bodies: one file a format. No HTTP in here."""
