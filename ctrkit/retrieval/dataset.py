@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,21 +22,21 @@ from ctrkit.transforms import FittedTransforms, canonical_dtype
 from ctrkit.transforms.canonical import regroup
 
 FILE, TRANSFORMS = "retrieval.json", "transforms"
-USERS, ITEMS, EVENTS = "users.parquet", "items.parquet", "events.parquet"
+USERS, ITEMS, EVENTS, GOLDEN = "users.parquet", "items.parquet", "events.parquet", "golden_queries.parquet"
 KEY = "@key"
 
 
-class RetrievalDataset:
-    """Events, users and catalogue in memory, with the fitted transforms.
+class Catalogue:
+    """The items and the fitted transforms: what a trained run keeps of its dataset, and all that its export needs.
 
     Args:
-        path: the dataset's folder.
+        path: the folder.
 
     Attributes:
+        about: what ``prepare`` wrote of the dataset.
         transforms: of all features, those of the user tower first.
         query_inputs, item_inputs: fields of the user tower and of the item tower.
-        users, items: canonical raw features with ``@key``, row by row as the events number them.
-        events: all of them.
+        items: canonical raw features with ``@key``, row by row as the events number them.
 
     Raises:
         CtrkitError: the folder is missing or not whole.
@@ -44,35 +45,61 @@ class RetrievalDataset:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            about: dict[str, Any] = json.loads((self.path / FILE).read_text(encoding="utf8"))
-            self.name: str = about["name"]
-            self.fingerprint: str = about["fingerprint"]
-            self.user_key, self.item_key = (Feature.model_validate(about[side]) for side in ("user", "item"))
-            self.rows: dict[str, int] = about["rows"]
-            self.profile: dict[str, Any] = about["profile"]
-            self._context: list[str] = about["context_features"]
-            queries: list[str] = about["query_features"]
-            self.users, self.items = pl.read_parquet(self.path / USERS), pl.read_parquet(self.path / ITEMS)
-            self._table = pl.read_parquet(self.path / EVENTS)
+            self.about: dict[str, Any] = json.loads((self.path / FILE).read_text(encoding="utf8"))
+            self.fingerprint: str = self.about["fingerprint"]
+            self.user_key, self.item_key = (Feature.model_validate(self.about[side]) for side in ("user", "item"))
+            queries: list[str] = self.about["query_features"]
+            self.items = pl.read_parquet(self.path / ITEMS)
         except (OSError, ValueError, KeyError, ValidationError, pl.exceptions.PolarsError) as error:
-            raise CtrkitError(
-                f"'{self.path}' is not a prepared dataset ({type(error).__name__}: {error})", "Run ctrkit prepare CONFIG"
-            ) from error
+            raise _damaged(self.path, error) from error
         self.transforms = FittedTransforms.load(self.path / TRANSFORMS)
         self.query_inputs = side_inputs(self.transforms.inputs, queries, True)
         self.item_inputs = side_inputs(self.transforms.inputs, queries, False)
-        columns = {name: self._table[name].to_numpy() for name in ("user", "item", "time", "split", "cold")}
-        self.events = Events(**columns)
 
     @property
     def query_features(self) -> tuple[Feature, ...]:
         """Of the user tower."""
-        return tuple(f for f in self.transforms.features if f.name in _names(self.query_inputs))
+        return tuple(f for f in self.transforms.features if f.name in field_names(self.query_inputs))
 
     @property
     def item_features(self) -> tuple[Feature, ...]:
         """Of the item tower."""
-        return tuple(f for f in self.transforms.features if f.name in _names(self.item_inputs))
+        return tuple(f for f in self.transforms.features if f.name in field_names(self.item_inputs))
+
+    @cached_property
+    def golden_queries(self) -> pl.DataFrame:
+        """Canonical raw rows of the user tower that exports are checked on: the first test queries."""
+        try:
+            return pl.read_parquet(self.path / GOLDEN)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise _damaged(self.path, error) from error
+
+    def copy_to(self, folder: Path) -> None:
+        """Copies what this class reads, whoever it is of."""
+        folder.mkdir()
+        shutil.copytree(self.path / TRANSFORMS, folder / TRANSFORMS)
+        for name in (FILE, ITEMS, GOLDEN):
+            shutil.copy2(self.path / name, folder / name)
+
+
+class RetrievalDataset(Catalogue):
+    """The catalogue with users and events, in memory.
+
+    Attributes:
+        users: canonical raw features with ``@key``, row by row as the events number them.
+        events: all of them.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        try:
+            self.rows: dict[str, int] = self.about["rows"]
+            self.profile: dict[str, Any] = self.about["profile"]
+            self._context: list[str] = self.about["context_features"]
+            self.users, self._table = pl.read_parquet(self.path / USERS), pl.read_parquet(self.path / EVENTS)
+            self.events = Events(**{name: self._table[name].to_numpy() for name in ("user", "item", "time", "split", "cold")})
+        except (OSError, KeyError, pl.exceptions.PolarsError) as error:
+            raise _damaged(self.path, error) from error
 
     @cached_property
     def encoded_items(self) -> Rows:
@@ -126,7 +153,7 @@ class RetrievalDataset:
 
     def _encoded(self, frame: pl.DataFrame, inputs: Inputs) -> Rows:
         """Those of a side's columns that are features of the frame."""
-        held = [t for t in self.transforms.transforms if t.feature.name in frame.columns and t.feature.name in _names(inputs)]
+        held = [t for t in self.transforms.transforms if t.feature.name in frame.columns and t.feature.name in field_names(inputs)]
         part = side_inputs(inputs, [t.feature.name for t in held], True)
         return Rows.of(frame.select(t.to_polars() for t in held), part) if held else Rows(frame.height, {}, {}, {})
 
@@ -139,7 +166,11 @@ def side_inputs(inputs: Inputs, names: list[str], named: bool) -> Inputs:
     )
 
 
-def _names(inputs: Inputs) -> set[str]:
+def _damaged(path: Path, error: Exception) -> CtrkitError:
+    return CtrkitError(f"'{path}' is not a prepared dataset ({type(error).__name__}: {error})", "Run ctrkit prepare CONFIG")
+
+
+def field_names(inputs: Inputs) -> set[str]:
     return {field.name for field in inputs.id_fields} | set(inputs.numeric_fields)
 
 

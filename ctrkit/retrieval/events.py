@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -46,18 +47,18 @@ class Events:
 
         Neither cold events nor those left out of training count; nor do test events, for each other.
         """
-        usable = np.flatnonzero((~self.cold) & (self.split <= VALID))
-        keys, moments = self._keys()
-        mine = keys[usable]
-        stops = np.searchsorted(mine, keys[index], side="left")
-        starts = np.searchsorted(mine, keys[index] - moments[index], side="left")
-        return slices(self.item[usable], starts, stops)
+        starts, stops, items = self._before
+        return slices(items, starts[index], stops[index])
 
-    def _keys(self) -> tuple[np.ndarray, np.ndarray]:
-        """A number for each event that orders by user, then by time, and the time's rank in it; ranks count from 1."""
-        _, moments = np.unique(self.time, return_inverse=True)
-        moments = moments + 1
-        return self.user * (int(moments.max(initial=0)) + 1) + moments, moments
+    @cached_property
+    def _before(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where each event's history starts and stops in an array of items, and that array."""
+        usable = np.flatnonzero(~self.cold & (self.split <= VALID))
+        moments = np.unique(self.time, return_inverse=True)[1] + 1
+        keys = self.user * (int(moments.max(initial=0)) + 1) + moments  # by user, then by time
+        stops = np.searchsorted(keys[usable], keys, side="left")
+        starts = np.searchsorted(keys[usable], keys - moments, side="left")
+        return starts, stops, self.item[usable]
 
 
 @dataclass(frozen=True)

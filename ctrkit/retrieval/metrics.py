@@ -9,7 +9,7 @@ import numpy as np
 
 def recall(found: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray:
     """Share of the targets among the first k."""
-    return np.asarray(found[:, :k].sum(1) / targets)
+    return np.count_nonzero(found[:, :k], axis=1) / targets.astype(np.float64)
 
 
 def hit(found: np.ndarray, k: int) -> np.ndarray:

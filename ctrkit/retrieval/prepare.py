@@ -20,7 +20,7 @@ from ctrkit.data.prepare import Progress
 from ctrkit.data.readers import Chunk, open_log, side_columns, side_table
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.retrieval.config import RetrievalExperiment
-from ctrkit.retrieval.dataset import EVENTS, FILE, ITEMS, KEY, TRANSFORMS, USERS, RetrievalDataset, dataset_dir, fingerprint
+from ctrkit.retrieval.dataset import EVENTS, FILE, GOLDEN, ITEMS, KEY, TRANSFORMS, USERS, RetrievalDataset, dataset_dir, fingerprint
 from ctrkit.retrieval.events import SPLIT_CODES, TRAIN, assign_splits
 from ctrkit.schema import MISSING_INT, Feature
 from ctrkit.transforms import FittedTransforms, canonicalise, fitter_for, with_sequences
@@ -59,6 +59,8 @@ def prepare(experiment: RetrievalExperiment, out_dir: Path | None = None, *, pro
         seconds = time.perf_counter() - started
         about["profile"]["preparation"] = {"rows_per_s": columns.rows_read / seconds, "seconds": seconds}
         (folder / FILE).write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf8")
+        whole = RetrievalDataset(folder)
+        whole.raw_queries(whole.queries("test").event[: experiment.export.golden_rows]).write_parquet(folder / GOLDEN)
     return RetrievalDataset(out_dir)
 
 

@@ -2,7 +2,13 @@
 
 import numpy as np
 
+from ctrkit import schema
 from ctrkit.retrieval.events import Queries
+from ctrkit.retrieval.job import Fitted, Job
+
+
+class PopularitySettings(schema.Settings):
+    """None."""
 
 
 class Popularity:
@@ -16,3 +22,7 @@ class Popularity:
 
     def scores(self, queries: Queries, which: np.ndarray) -> np.ndarray:
         return np.tile(self.counts, (len(which), 1))
+
+
+def fit_popularity(job: Job, settings: PopularitySettings) -> Fitted:
+    return Fitted(Popularity(job.dataset.counts), params=0)
