@@ -137,7 +137,9 @@ def read_weights(folder: Path) -> dict[str, Any]:
         CtrkitError: the run did not finish, or has no towers.
     """
     if not (folder / WEIGHTS_FILE).is_file():
-        remedy = "Train a model of towers, such as two_tower" if (folder / RESULT_FILE).is_file() else "Finish it with 'ctrkit train --resume'"
+        remedy = (
+            "Train a model of towers, such as two_tower" if (folder / RESULT_FILE).is_file() else "Finish it with 'ctrkit train --resume'"
+        )
         raise CtrkitError(f"the run '{folder}' has no {WEIGHTS_FILE}", remedy)
     try:
         return torch.load(folder / WEIGHTS_FILE, map_location="cpu", weights_only=True)

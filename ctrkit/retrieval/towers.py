@@ -40,9 +40,9 @@ class TowerSettings(schema.Settings):
     loss: Literal["softmax", "infonce", "bpr"] = Field(
         default="softmax", description="sampled softmax with logQ correction; infonce: without it; bpr: pairs"
     )
-    negatives: Annotated[NegativeSettings, Field(description="in_batch, uniform, popularity, memory: see ctrkit/retrieval/negatives.py")] = (
-        Field(default_factory=NegativeSettings)
-    )
+    negatives: Annotated[
+        NegativeSettings, Field(description="in_batch, uniform, popularity, memory: see ctrkit/retrieval/negatives.py")
+    ] = Field(default_factory=NegativeSettings)
 
 
 class FeatureTower(nn.Module):
@@ -117,9 +117,7 @@ class RetrievalModel(TabledModel):
         return users, items
 
 
-def reload(
-    towers: TwoTowers, weights: Mapping[str, Any], query_inputs: Inputs, item_inputs: Inputs, settings: Embedding
-) -> RetrievalModel:
+def reload(towers: TwoTowers, weights: Mapping[str, Any], query_inputs: Inputs, item_inputs: Inputs, settings: Embedding) -> RetrievalModel:
     """The trained model in one process, on the CPU, its tables not sharded.
 
     Args:
