@@ -47,7 +47,9 @@ def build_index(bundle: RetrievalBundle) -> dict[str, Any]:
         scratch.rename(folder)
         shutil.rmtree(folder / "old", ignore_errors=True)
     except OSError as error:
-        raise CtrkitError(f"the index cannot be written to '{bundle.path}': {error.strerror or error}", "Make room or mend the path") from error
+        raise CtrkitError(
+            f"the index cannot be written to '{bundle.path}': {error.strerror or error}", "Make room or mend the path"
+        ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return {"index": str(folder), **about, "seconds": time.perf_counter() - started, "overlap": overlap(approximate, exact)}

@@ -22,7 +22,6 @@ from ctrkit.retrieval.trainer import train
 from tests.retrieval.test_training import QUIET, SMALL, changed
 
 
-
 @pytest.fixture(scope="module")
 def run(experiment: RetrievalExperiment, dataset: RetrievalDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = {"name": "two_tower", **SMALL, "auxiliary": {"kind": "ssl"}}
