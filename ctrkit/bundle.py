@@ -4,7 +4,7 @@ Needs onnxruntime to predict; never torch.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ctrkit.known import KnownValues
 from ctrkit.schema import Feature, Inputs
 
 MODEL_FILE = "model.onnx"
-WEIGHTS_FILE = "model.onnx.data"
+WEIGHTS_FILE = f"{MODEL_FILE}.data"
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.json"
 KNOWN_FILE = "known.npz"
@@ -172,7 +172,7 @@ def open_bundle(path: str | Path, *, threads: int | None = None, verify: bool = 
         folder = folder / str(found[-1])
     manifest = _read_manifest(folder / MANIFEST_FILE)
     if verify:
-        _verify(folder, manifest)
+        verify_files(folder, manifest.files)
     return Bundle(folder, manifest, threads)
 
 
@@ -216,8 +216,9 @@ def _read_manifest(path: Path) -> Manifest:
         raise CtrkitError(f"'{path}' is no manifest of a bundle: {where or 'the file'}: {first['msg']}", "Export the run again") from error
 
 
-def _verify(folder: Path, manifest: Manifest) -> None:
-    for name, entry in manifest.files.items():
+def verify_files(folder: Path, files: Mapping[str, FileEntry]) -> None:
+    """Raises CtrkitError if a bundle's file is missing, cut short or altered."""
+    for name, entry in files.items():
         file = folder / name
         if not file.is_file():
             raise CtrkitError(f"the bundle '{folder}' lacks its file '{name}'", "Copy the bundle again, or export the run again")

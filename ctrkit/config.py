@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, cast, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -13,6 +13,7 @@ from ctrkit.errors import CtrkitError, nearest
 from ctrkit.schema import Feature, Kind, Settings
 
 TASK_NAME = r"[A-Za-z][A-Za-z0-9_]*"
+S = TypeVar("S", bound=BaseModel)
 
 
 class FileLayout(Settings):
@@ -285,7 +286,7 @@ class Experiment(Settings):
     def _sequences(cls, features: tuple[Feature, ...]) -> tuple[Feature, ...]:
         """Gives every sequence the dtype and transform of the feature it is a history of."""
         known = {f.name: f for f in features if f.kind is Kind.CATEGORICAL}
-        return tuple(f if f.of is None else _of_target(f, known) for f in features)
+        return tuple(f if f.of is None else of_target(f, known) for f in features)
 
     @model_validator(mode="after")
     def _histories_end_before_the_test(self) -> "Experiment":
@@ -346,7 +347,8 @@ def _hashed(feature: object) -> object:
     return {**feature, "transform": {"kind": "hash", "buckets": 2**31 - 1}}
 
 
-def _of_target(sequence: Feature, categorical: Mapping[str, Feature]) -> Feature:
+def of_target(sequence: Feature, categorical: Mapping[str, Feature]) -> Feature:
+    """A sequence with the dtype and transform of the feature it is a history of. Raises ValueError if that is no categorical one."""
     target = categorical.get(cast(str, sequence.of))
     if target is None:
         raise ValueError(
@@ -420,19 +422,37 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     Relative paths inside are relative to the working directory; ``${NAME}`` is read from the environment.
 
     Raises:
-        CtrkitError: no such file, no YAML, an unknown key, a wrong value, an environment variable not set.
+        CtrkitError: no such file, no YAML, an unknown key, a wrong value, an environment variable not set, or an experiment of another task.
+    """
+    if (task := task_of(path)) is not None:
+        raise CtrkitError(f"'{path}' is of task: {task}, and this is for experiments that predict clicks", "Give one without 'task'")
+    return load_settings(path, overrides, Experiment)
+
+
+def task_of(path: str | Path) -> str | None:
+    """The ``task`` that a config names, such as ``retrieval``; None for one that predicts clicks. Raises as ``read_tree``."""
+    task = read_tree(path).get("task")
+    return None if task is None else str(task)
+
+
+def load_settings(path: str | Path, overrides: Sequence[str], kind: type[S], feature_lists: Sequence[str] = ("features",)) -> S:
+    """Reads settings of a kind, as ``load_config`` does.
+
+    Args:
+        feature_lists: keys that hold lists of features.
     """
     tree = read_tree(path)
-    if isinstance(tree.get("features"), list):
-        tree["features"] = expand_features(tree["features"])
+    for name in feature_lists:
+        if isinstance(tree.get(name), list):
+            tree[name] = expand_features(tree[name])
     for override in overrides:
         _apply(tree, override)
     tree = _expand_environment(tree)
     try:
-        return Experiment.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         place = f"'{path}'" + "".join(f" --set {override}" for override in overrides)
-        raise CtrkitError(f"in {place}: {explain(error, Experiment, tree)}") from error
+        raise CtrkitError(f"in {place}: {explain(error, kind, tree)}") from error
 
 
 def read_tree(path: str | Path) -> dict[str, Any]:

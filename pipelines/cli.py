@@ -85,6 +85,11 @@ def data_simulate(
 def validate(config: Config, overrides: Overrides = None, json: Json = False) -> None:
     """Check an experiment against the log's header and the model's settings. Reads no rows: instant on any log."""
     with terminal(json) as screen:
+        if _is_retrieval(config):
+            from pipelines.retrieval import validate_retrieval
+
+            screen.result(validate_retrieval(config, overrides or [], screen))
+            return
         experiment = _load(config, overrides, "training")
         from pipelines.validate import validate_experiment
 
@@ -95,6 +100,11 @@ def validate(config: Config, overrides: Overrides = None, json: Json = False) ->
 def prepare(config: Config, select: Select = None, top: Top = 20, overrides: Overrides = None, json: Json = False) -> None:
     """Fit the features' transforms on the training rows and write the log as shards of ids."""
     with terminal(json) as screen:
+        if _is_retrieval(config, select):
+            from pipelines.retrieval import prepare_retrieval
+
+            screen.result(prepare_retrieval(config, overrides or [], screen))
+            return
         experiment = _selected(_load(config, overrides, "training"), select, top)
         from pipelines.prepare import prepare_log
 
@@ -155,6 +165,11 @@ def train(
 ) -> None:
     """Train the model; prepares the log first if that has not been done. Several processes: torchrun -m pipelines.cli train ..."""
     with terminal(json) as screen:
+        if _is_retrieval(config, select):
+            from pipelines.retrieval import train_retrieval
+
+            screen.result(train_retrieval(config, overrides or [], run, resume, screen))
+            return
         experiment = _selected(_load(config, overrides, "training"), select, top)
         from pipelines.train import train_experiment
 
@@ -206,8 +221,9 @@ def evaluate(
     with terminal(json) as screen:
         _require("training")
         from pipelines.evaluate import evaluate_split
+        from pipelines.retrieval import evaluate_retrieval, run_is_retrieval
 
-        screen.result(evaluate_split(run, split, screen))
+        screen.result((evaluate_retrieval if run_is_retrieval(run) else evaluate_split)(run, split, screen))
 
 
 @app.command(rich_help_panel=OWN)
@@ -250,12 +266,28 @@ def export(
     name: Annotated[str | None, typer.Option(help="The model's name there. Default: the experiment's name.")] = None,
     json: Json = False,
 ) -> None:
-    """Write the run as one ONNX file that takes raw values, checked against the trained model."""
+    """Write the run as one ONNX file that takes raw values, checked against the trained model; a retrieval run as one a tower."""
     with terminal(json) as screen:
         _require("training")
         from pipelines.export import export_run_to
+        from pipelines.retrieval import export_retrieval, run_is_retrieval
 
-        screen.result(export_run_to(run, to, name, screen))
+        screen.result((export_retrieval if run_is_retrieval(run) else export_run_to)(run, to, name, screen))
+
+
+@app.command(rich_help_panel=OWN)
+def index(
+    run: Run,
+    to: Annotated[Path, typer.Option("--to", metavar="REPO", help="The model repository that it was exported to.")] = Path("repo"),
+    name: Annotated[str | None, typer.Option(help="The model's name there. Default: the experiment's name.")] = None,
+    json: Json = False,
+) -> None:
+    """Index the catalogue of an exported retrieval run for search: exactly and approximately, in its bundle."""
+    with terminal(json) as screen:
+        _require("training")
+        from pipelines.retrieval import index_run
+
+        screen.result(index_run(run, to, name, screen))
 
 
 @app.command(rich_help_panel=OWN)
@@ -351,6 +383,17 @@ def _require(stack: str) -> None:
     from ctrkit.doctor import require_serving_stack, require_training_stack
 
     (require_training_stack if stack == "training" else require_serving_stack)()
+
+
+def _is_retrieval(config: Path, select: Path | None = None) -> bool:
+    from ctrkit.errors import CtrkitError
+    from pipelines.retrieval import is_retrieval
+
+    _require("training")
+    found = is_retrieval(config)
+    if found and select is not None:
+        raise CtrkitError("--select keeps features of a click log, and this is a retrieval experiment", "Leave --select out")
+    return found
 
 
 def _load(config: Path, overrides: list[str] | None, stack: str) -> Any:

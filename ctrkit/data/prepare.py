@@ -4,7 +4,6 @@ The text is parsed, joined and made canonical once, into scratch files; then the
 of those, and all rows are encoded and written. Nothing stands under the dataset's name before it is whole.
 """
 
-import errno
 import json
 import os
 import re
@@ -17,18 +16,17 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 import ctrkit
 from ctrkit.config import Experiment
 from ctrkit.data.columns import Columns, check_columns
 from ctrkit.data.dataset import FILE, Dataset, dataset_dir, fingerprint
+from ctrkit.data.folder import whole_folder
 from ctrkit.data.profile import Profiler
 from ctrkit.data.readers import ahead
 from ctrkit.data.scratch import Scratch
 from ctrkit.data.shards import ShardWriters
 from ctrkit.data.splitter import Splitter
-from ctrkit.errors import CtrkitError
 from ctrkit.schema import Feature
 from ctrkit.transforms.categorical import CategoricalFitter
 from ctrkit.transforms.fitted import FittedTransforms, fitter_for, with_sequences
@@ -52,10 +50,7 @@ def prepare(experiment: Experiment, out_dir: Path | None = None, *, progress: Pr
     started = time.perf_counter()
     columns = Columns(experiment)
     out_dir = Path(out_dir) if out_dir is not None else dataset_dir(experiment)
-    unfinished = out_dir.with_name(f"{out_dir.name}.partial-{os.getpid()}")
-    try:
-        _remove_stale(out_dir.parent)
-        _make(unfinished)
+    with whole_folder(out_dir) as unfinished:
         about = _write(experiment, columns, unfinished, progress or (lambda stage, done, total: None))
         seconds = time.perf_counter() - started
         about["profile"]["preparation"] = {
@@ -64,15 +59,6 @@ def prepare(experiment: Experiment, out_dir: Path | None = None, *, progress: Pr
             "seconds": seconds,
         }
         (unfinished / FILE).write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf8")
-        _put_in_place(unfinished, out_dir)
-    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
-            raise CtrkitError(
-                f"the disk of '{unfinished.parent}' is full", "Free some space, or set output to a folder on another disk"
-            ) from error
-        raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return Dataset.open(out_dir)
 
 
@@ -179,31 +165,3 @@ class _Golden:
     def write(self, file: Path, scratch: Scratch) -> None:
         texts = [pl.lit(dictionary.texts()).gather(pl.col(name)).alias(name) for name, dictionary in scratch.dictionaries.items()]
         pl.concat(self._frames).with_columns(texts).write_parquet(file)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise CtrkitError(
-            f"the dataset's folder '{folder.parent}' cannot be made: {error.strerror}", "Set output to a folder that can be written"
-        ) from error
-
-
-def _remove_stale(folder: Path) -> None:
-    """Removes what killed preparations left in a folder of datasets."""
-    for left in folder.glob("*.partial-*"):
-        pid = left.name.rpartition("-")[2]
-        if pid == str(os.getpid()) or (pid.isdigit() and not Path(f"/proc/{pid}").exists()):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _put_in_place(unfinished: Path, out_dir: Path) -> None:
-    """Renames; an older dataset is moved aside first and removed after."""
-    if out_dir.exists():
-        old = out_dir.with_name(f"{out_dir.name}.partial-old-{os.getpid()}")
-        out_dir.rename(old)
-        unfinished.rename(out_dir)
-        shutil.rmtree(old)
-    else:
-        unfinished.rename(out_dir)

@@ -101,7 +101,7 @@ class LogReader:
         needed = list(dict.fromkeys(self.needed)) if self.needed is not None else self.columns()
         self.require(needed)
         wanted = {*needed, *(join.on for join in self.joins)}
-        tables = [(join.on, _side_table(join, wanted)) for join in self.joins]
+        tables = [(join.on, side_table(join, wanted)) for join in self.joins]
         joined = {name for key, table in tables for name in table.columns if name != key}
         own = [name for name in needed if name not in joined]
         keys = [key for key, _ in tables if key not in joined]
@@ -197,8 +197,24 @@ def _join(frame: pl.DataFrame, table: pl.DataFrame, key: str) -> pl.DataFrame:
     return joined.drop("@key")
 
 
-def _side_table(join: SideTable, wanted: set[str]) -> pl.DataFrame:
-    files = find_files(join.path, "data.joins")
+def side_columns(join: SideTable, setting: str = "data.joins") -> list[str]:
+    """Names of a side table's columns. Reads the beginning of its file only."""
+    file = find_files(join.path, setting)[0]
+    names = _header(join, file)
+    _require([join.on], names, join, file)
+    return names
+
+
+def side_table(join: SideTable, wanted: set[str], setting: str = "data.joins") -> pl.DataFrame:
+    """Those of the wanted columns that a side table has, in memory.
+
+    Args:
+        setting: where the table is named in the config, for errors.
+
+    Raises:
+        CtrkitError: no such file, or a key that is missing or there twice.
+    """
+    files = find_files(join.path, setting)
     names = [name for name in _header(join, files[0]) if name in wanted]
     table = pl.concat([frame for file in files for frame in _read(join, file, names, CHUNK_ROWS)], how="vertical_relaxed")
     key = table[join.on]

@@ -13,7 +13,7 @@ from onnx import helper
 from torch import Tensor, nn
 
 import ctrkit
-from ctrkit.bundle import MODEL_FILE, WEIGHTS_FILE, output_names
+from ctrkit.bundle import MODEL_FILE, output_names
 from ctrkit.errors import CtrkitError
 from ctrkit.export.cross import CROSSED
 from ctrkit.export.twin import Twin
@@ -22,12 +22,25 @@ from ctrkit.transforms.onnx_part import IR_VERSION, OPSETS, OnnxPart
 _PREFIX = "@model/"
 """Of the twin's tensors and nodes: '@' is in no feature's name, and a part's names start with the feature's."""
 
+VECTOR = "vector"
+"""The output of a tower's graph."""
+
 _PROTOBUF_LIMIT = 2**31 - 1
 _LARGEST_INLINE = 2**30
 _SMALLEST_EXTERNAL = 1024
 
 
-def write_model(folder: Path, twin: Twin, parts: Iterable[OnnxPart], *, name: str, version: int, external_bytes: float) -> None:
+def write_model(
+    folder: Path,
+    twin: Twin,
+    parts: Iterable[OnnxPart],
+    *,
+    name: str,
+    version: int,
+    external_bytes: float,
+    file: str = MODEL_FILE,
+    vector: int | None = None,
+) -> None:
     """Writes ``model.onnx`` into a folder, and its weights beside it when they take more than ``external_bytes``.
 
     Weights go from memory to their file directly: no message larger than 2 GB is ever made.
@@ -35,16 +48,20 @@ def write_model(folder: Path, twin: Twin, parts: Iterable[OnnxPart], *, name: st
     Args:
         name: the model's name in the repository, kept in the graph with its version.
         external_bytes: weights above it are external; always above 1 GiB.
+        file: the graph's file; that of the weights has ``.data`` added.
+        vector: width of the one output ``vector`` ``[rows, width]`` of a tower; None: probabilities, one for each task.
 
     Raises:
         CtrkitError: the graph would hold a Loop, or more than 2 GB of vocabularies.
     """
-    exported = _export(twin)
+    outputs = [VECTOR] if vector is not None else list(output_names(twin.inputs.tasks))
+    exported = _export(twin, outputs)
     tensors = [value.const_value for value in exported.graph.initializers.values() if value.const_value is not None]
     weights = sum(tensor.nbytes for tensor in tensors if tensor.nbytes >= _SMALLEST_EXTERNAL)
     if weights > min(external_bytes, _LARGEST_INLINE):
-        onnx_ir.external_data.unload_from_model(exported, folder, WEIGHTS_FILE, size_threshold_bytes=_SMALLEST_EXTERNAL, alignment=4096)
-    model = _stitch(onnx_ir.to_proto(exported), list(parts), twin.input_names, output_names(twin.inputs.tasks))
+        onnx_ir.external_data.unload_from_model(exported, folder, f"{file}.data", size_threshold_bytes=_SMALLEST_EXTERNAL, alignment=4096)
+    shape = ["rows"] if vector is None else ["rows", vector]
+    model = _stitch(onnx_ir.to_proto(exported), list(parts), twin.input_names, outputs, shape)
     model.graph.name = name
     model.model_version = version
     helper.set_model_props(model, {"ctrkit.name": name, "ctrkit.version": str(version), "ctrkit.release": ctrkit.__version__})
@@ -55,7 +72,7 @@ def write_model(folder: Path, twin: Twin, parts: Iterable[OnnxPart], *, name: st
             f"the graph takes {size / 2**30:.1f} GB without its weights, ONNX allows 2",
             "Its vocabularies are too large: give the largest a max_size or a min_count, or hash them",
         )
-    path = folder / MODEL_FILE
+    path = folder / file
     path.write_bytes(model.SerializeToString())
     onnx.checker.check_model(path)
 
@@ -83,7 +100,7 @@ class _OutputsApart(nn.Module):
         return self.twin(encoded).unbind(1)
 
 
-def _export(twin: Twin) -> onnx_ir.Model:
+def _export(twin: Twin, outputs: list[str]) -> onnx_ir.Model:
     """The twin alone, any number of rows. Its weights stay the twin's tensors, not copies."""
     rows = torch.export.Dim("rows")
     example, shapes = {}, {}
@@ -96,7 +113,6 @@ def _export(twin: Twin) -> onnx_ir.Model:
         if name.endswith(".lengths"):
             example[name] = torch.tensor([1, 0, 3])
     with _quiet(), torch.no_grad():
-        outputs = list(output_names(twin.inputs.tasks))
         model = _OutputsApart(twin) if twin.inputs.tasks else twin
         program = torch.export.export(model.eval(), (example,), dynamic_shapes=(shapes,))
         exported = torch.onnx.export(
@@ -106,8 +122,10 @@ def _export(twin: Twin) -> onnx_ir.Model:
     return exported.model
 
 
-def _stitch(model: onnx.ModelProto, parts: list[OnnxPart], inputs: list[str], outputs: Sequence[str]) -> onnx.ModelProto:
-    """Feeds the parts' outputs to the twin's inputs, by name."""
+def _stitch(
+    model: onnx.ModelProto, parts: list[OnnxPart], inputs: list[str], outputs: Sequence[str], shape: Sequence[str | int]
+) -> onnx.ModelProto:
+    """Feeds the parts' outputs to the twin's inputs, by name. Each output has the shape."""
     onnx.compose.add_prefix(model, _PREFIX, inplace=True)
     graph = model.graph
     bridges = [helper.make_node("Identity", [name], [_PREFIX + name], name=f"{_PREFIX}bridge/{name}") for name in inputs]
@@ -119,7 +137,7 @@ def _stitch(model: onnx.ModelProto, parts: list[OnnxPart], inputs: list[str], ou
         nodes,
         "ctrkit",
         [value for part in parts for value in part.inputs],
-        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows"]) for name in outputs],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in outputs],
         initializer=[*graph.initializer, *(value for part in parts for value in part.initializers)],
     )
     opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]

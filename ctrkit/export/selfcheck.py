@@ -56,12 +56,8 @@ def check(
         CtrkitError: a difference above 1e-5, or a probability that is no number.
     """
     features, tasks = transforms.features, twin.inputs.tasks
-    missing, unknown = _missing(features), _unknown(features, golden)
-    everything = pl.concat([golden, missing, unknown])
-    many = pl.concat([everything] * -(-MANY_ROWS // everything.height)).head(MANY_ROWS)
-    frames = {"golden": golden, "missing": missing, "unknown": unknown, "one": golden.head(1), f"{MANY_ROWS:,}": many}
     worst, golden_probabilities = 0.0, np.empty(0)
-    for name, frame in frames.items():
+    for name, frame in checked_rows(features, golden).items():
         encoded = transforms.encode(frame)
         exported = run_graph(session, tasks, columns_to_feed(frame_to_columns(frame, features), features))
         batch, tensors = to_batch(encoded, transforms.inputs), to_tensors(encoded, transforms.inputs)
@@ -87,6 +83,14 @@ def check(
         if frame is golden:
             golden_probabilities = exported
     return Checked(worst, golden_probabilities)
+
+
+def checked_rows(features: Sequence[Feature], golden: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Canonical raw rows that every exported graph is checked on, by what they are."""
+    missing, unknown = _missing(features), _unknown(features, golden)
+    everything = pl.concat([golden, missing, unknown])
+    many = pl.concat([everything] * -(-MANY_ROWS // everything.height)).head(MANY_ROWS)
+    return {"golden": golden, "missing": missing, "unknown": unknown, "one": golden.head(1), f"{MANY_ROWS:,}": many}
 
 
 def to_batch(encoded: pl.DataFrame, inputs: Inputs) -> Batch:

@@ -26,6 +26,7 @@ class Twin(nn.Module):
             tables hold all ids.
         crosses: of the fields, which have tables too.
         stored: each group's stored form, of compressed embeddings: in place of the tables.
+        last: of what the dense arch gives; default a sigmoid.
     """
 
     def __init__(
@@ -37,9 +38,11 @@ class Twin(nn.Module):
         new_ids: Mapping[str, Tensor] | None = None,
         crosses: Crosses | None = None,
         stored: nn.ModuleDict | None = None,
+        last: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.inputs = inputs
+        self.last = last or nn.Sigmoid()
         self.dense_arch = dense_arch
         self.single, self.multi = by_kind(inputs)
         join = self._join
@@ -89,4 +92,4 @@ class Twin(nn.Module):
             embeddings |= self.crosses(encoded[CROSSED])
         embeddings = self._join(embeddings)
         dense = torch.stack(numbers, dim=1) if numbers else torch.zeros(rows, 0)
-        return torch.sigmoid(self.dense_arch(embeddings, dense))
+        return self.last(self.dense_arch(embeddings, dense))

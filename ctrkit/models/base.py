@@ -178,7 +178,14 @@ def use_bfloat16(precision: str, device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-class CTRModel(nn.Module):
+class TabledModel(nn.Module):
+    """What ``ctrkit.training.distributed`` shards: tables, and a dense arch that is replicated."""
+
+    tables: Tables
+    dense_arch: nn.Module
+
+
+class CTRModel(TabledModel):
     """Tables (sparse arch) and dense arch: what is sharded and trained.
 
     Args:
@@ -187,13 +194,15 @@ class CTRModel(nn.Module):
         stored: each group's stored form, of trained compressed embeddings; ``dense_arch`` then has no codecs. None: there are tables.
     """
 
+    dense_arch: RankingModel
+
     def __init__(self, dense_arch: RankingModel, settings: Embedding, precision: str = "fp32", stored: nn.ModuleDict | None = None) -> None:
         super().__init__()
         changed = dense_arch.selection or dense_arch.crosses
         inputs = changed.inputs if changed is not None else dense_arch.inputs
         groups = dense_arch.groups(settings.width)
         if stored is not None:
-            self.tables: Tables = StoredTables(inputs, groups, stored, settings)
+            self.tables = StoredTables(inputs, groups, stored, settings)
         elif dense_arch.codecs is not None:
             self.tables = CompressedTables(dense_arch.codecs, settings)
         elif isinstance(settings, UnifiedEmbedding):

@@ -33,7 +33,7 @@ from ctrkit.config import Embedding
 from ctrkit.embeddings.compression.codec import Shard
 from ctrkit.embeddings.tables import WIDTH_UNIT, Tables, average_rows
 from ctrkit.errors import CtrkitError
-from ctrkit.models.base import CTRModel
+from ctrkit.models.base import TabledModel
 
 _SHARDERS = cast(Any, [EmbeddingBagCollectionSharder()])
 
@@ -96,7 +96,7 @@ class TableOptimizer:
 
     def __init__(self, model: DistributedModelParallel, settings: Embedding, gate_learning_rate: float | None = None) -> None:
         self.settings = settings
-        module = cast(CTRModel, model.module)
+        module = cast(TabledModel, model.module)
         lookups = [m for lookup in getattr(module.tables.collection, "_lookups", ()) for m in lookup.modules()]
         self._kernels = [m for m in lookups if isinstance(m, SplitTableBatchedEmbeddingBagsCodegen)]
         dense = [m for m in lookups if isinstance(m, BatchedDenseEmbeddingBag)]
@@ -170,7 +170,7 @@ class Distributed:
 
 
 def distribute(
-    model: CTRModel,
+    model: TabledModel,
     settings: Embedding,
     worker: Worker,
     seed: int,
@@ -309,7 +309,7 @@ def _random_rows(stream: str, width: int) -> Tensor:
     return torch.randn(_INIT_ROWS, width, generator=torch.Generator().manual_seed(seed))
 
 
-def _plan(model: CTRModel, dense: frozenset[str], worker: Worker, batch_size: int, sharding: Sequence[str]) -> ShardingPlan:
+def _plan(model: TabledModel, dense: frozenset[str], worker: Worker, batch_size: int, sharding: Sequence[str]) -> ShardingPlan:
     configs = model.tables.configs
     if not configs:
         return ShardingPlan({})
@@ -356,7 +356,7 @@ def _parameter_sharding(plan: ShardingPlan, table: str) -> ParameterSharding:
 
 
 def _tables(model: DistributedModelParallel) -> Tables:
-    return cast(CTRModel, model.module).tables
+    return cast(TabledModel, model.module).tables
 
 
 def _sharded_weights(tables: Tables) -> dict[str, ShardedTensor]:

@@ -1,0 +1,142 @@
+"""The exported artefact of two towers: ``<repo>/<name>/<version>/`` with a graph a tower, the catalogue, golden rows, and its index.
+
+Raw values in, vectors out. Needs onnxruntime and Polars; never torch. Its manifest is ``retrieval.json``, so that a scoring service that
+reads the same repository passes it by.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ctrkit.bundle import FileEntry, open_session, verify_files
+from ctrkit.errors import CtrkitError
+from ctrkit.feeds import Columns, columns_to_feed, frame_to_columns, rows_to_columns
+from ctrkit.retrieval.index import INDEX_FOLDER, ApproximateIndex, ExactIndex, ItemIndex
+from ctrkit.schema import Feature
+
+MANIFEST_FILE = "retrieval.json"
+USER_FILE, ITEM_FILE = "user_tower.onnx", "item_tower.onnx"
+ITEMS_FILE, GOLDEN_FILE = "items.parquet", "golden.json"
+KEY = "@key"
+VECTOR = "vector"
+ITEMS_AT_ONCE = 16_384
+
+
+class RetrievalManifest(BaseModel):
+    """What a bundle of towers holds and where it comes from."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    name: str
+    version: int = Field(ge=1)
+    model: str = Field(description="the method's name in ctrkit, such as two_tower")
+    created: str = Field(description="UTC, ISO 8601")
+    run: str = Field(description="the training run's folder")
+    user_features: tuple[Feature, ...] = Field(description="of the user tower: user, history and context")
+    item_features: tuple[Feature, ...]
+    item_key: Feature = Field(description="how an item's key is read")
+    width: int = Field(ge=1, description="of a vector")
+    items: int = Field(ge=1, description="in the catalogue")
+    metrics: dict[str, Any]
+    max_abs_diff: float = Field(description="largest difference of a vector's entry found by the export's self-check")
+    files: dict[str, FileEntry] = Field(description="every other file of the folder, its index not counted")
+    versions: dict[str, str] = Field(description="of the software that wrote it")
+
+
+class GoldenVectors(BaseModel):
+    """Rows of each tower with the vectors they must get."""
+
+    model_config = ConfigDict(frozen=True)
+    users: list[dict[str, Any]]
+    user_vectors: list[list[float]]
+    items: list[dict[str, Any]]
+    item_vectors: list[list[float]]
+
+
+class RetrievalBundle:
+    """One version of exported towers. Safe to call from several threads.
+
+    Args:
+        path: the version's folder.
+        threads: CPU threads of one call; default all cores.
+    """
+
+    def __init__(self, path: Path, manifest: RetrievalManifest, threads: int | None = None) -> None:
+        self.path, self.manifest, self._threads = path, manifest, threads
+
+    @cached_property
+    def _user_session(self) -> Any:
+        return open_session(self.path / USER_FILE, self._threads)
+
+    @cached_property
+    def _item_session(self) -> Any:
+        return open_session(self.path / ITEM_FILE, self._threads)
+
+    def user_vectors(self, rows: Sequence[Any]) -> np.ndarray:
+        """JSON objects of users, with their histories and contexts -> float32 ``[rows, width]``.
+
+        Raises:
+            RowError: a row that does not fit the features.
+        """
+        return _run(self._user_session, rows_to_columns(rows, self.manifest.user_features), self.manifest.user_features)
+
+    def item_vectors(self, rows: Sequence[Any]) -> np.ndarray:
+        """JSON objects of items, those outside the catalogue too -> float32 ``[rows, width]``. Raises as ``user_vectors``."""
+        return _run(self._item_session, rows_to_columns(rows, self.manifest.item_features), self.manifest.item_features)
+
+    @cached_property
+    def catalogue(self) -> pl.DataFrame:
+        """Canonical raw features of all items, with ``@key``; an index numbers items by these rows."""
+        return pl.read_parquet(self.path / ITEMS_FILE)
+
+    def catalogue_vectors(self) -> np.ndarray:
+        """float32 ``[items, width]``."""
+        features = self.manifest.item_features
+        parts = [frame_to_columns(part, features) for part in self.catalogue.iter_slices(ITEMS_AT_ONCE)]
+        return np.concatenate([_run(self._item_session, part, features) for part in parts])
+
+    def index(self, exact: bool = True) -> ItemIndex:
+        """The index that ``ctrkit index`` built. Raises CtrkitError if there is none."""
+        return (ExactIndex if exact else ApproximateIndex)(self.path / INDEX_FOLDER)
+
+    def golden(self) -> GoldenVectors:
+        return GoldenVectors.model_validate_json((self.path / GOLDEN_FILE).read_bytes())
+
+
+def _run(session: Any, columns: Columns, features: Sequence[Feature]) -> np.ndarray:
+    return session.run([VECTOR], columns_to_feed(columns, features))[0]
+
+
+def open_retrieval_bundle(path: str | Path, *, threads: int | None = None, verify: bool = True) -> RetrievalBundle:
+    """Opens a version's folder, or the latest version in a model's folder.
+
+    Raises:
+        CtrkitError: no bundle of towers there, or a file is missing, cut short or altered.
+    """
+    folder = Path(path)
+    if not (folder / MANIFEST_FILE).is_file():
+        found = tower_versions(folder)
+        if not found:
+            raise CtrkitError(f"no exported towers at '{path}'", "Write them with 'ctrkit export RUN --to REPO'")
+        folder = folder / str(found[-1])
+    try:
+        manifest = RetrievalManifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise CtrkitError(f"'{folder / MANIFEST_FILE}' is no manifest: {where}: {first['msg']}", "Export the run again") from error
+    if verify:
+        verify_files(folder, manifest.files)
+    return RetrievalBundle(folder, manifest, threads)
+
+
+def tower_versions(model_folder: Path) -> list[int]:
+    """Versions of towers in a model's folder, oldest first."""
+    if not model_folder.is_dir():
+        return []
+    names = [entry.name for entry in model_folder.iterdir() if (entry / MANIFEST_FILE).is_file()]
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0"))

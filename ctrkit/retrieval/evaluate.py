@@ -1,0 +1,176 @@
+"""Recommenders measured over the full catalogue, seen items left out: never on a sample of it.
+
+Krichene & Rendle (KDD 2020) show that metrics on sampled items may order methods otherwise than the exact ones do.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ctrkit.data.splits import random_keys
+from ctrkit.retrieval import metrics
+from ctrkit.retrieval.events import Queries
+from ctrkit.retrieval.rows import Bags, offsets_of, take_bags
+
+_SCORES_AT_ONCE = 1 << 24
+HEAD, TORSO = 0.1, 0.5
+"""The most popular tenth of the trained items is the head; up to the half, the torso; the rest, the tail."""
+
+
+class Recommender(Protocol):
+    """Scores every item of the catalogue for some queries."""
+
+    def scores(self, queries: Queries, which: np.ndarray) -> np.ndarray:
+        """float ``[len(which), items]``, higher is better, of the queries of those numbers. Infinite or NaN scores are an error."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What a recommender answers.
+
+    Attributes:
+        lists: int64 ``[queries, length]``, the best first.
+        ranks: int64, of every target in the order of ``Queries.targets``, from 1, over all items that are not seen.
+    """
+
+    lists: np.ndarray
+    ranks: np.ndarray
+
+
+def rank(recommender: Recommender, queries: Queries, items: int, length: int) -> Ranked:
+    """Ranks the catalogue for every query; seen items come nowhere.
+
+    Items of equal scores come in an order that is the same for all queries and knows nothing of popularity: a hash of their numbers.
+
+    Args:
+        items: of the catalogue.
+        length: of the lists; no longer than a query's unseen items.
+
+    Raises:
+        ValueError: a score that is no finite number.
+    """
+    length = min(length, items - int(np.diff(queries.seen[1]).max(initial=0)))
+    order = np.argsort(random_keys(0, items, seed=0))
+    place = np.empty(items, np.int64)
+    place[order] = np.arange(items)
+    lists, ranks = [], []
+    for which in _parts(len(queries), items):
+        scores = np.asarray(recommender.scores(queries, which), np.float32)
+        if not np.isfinite(scores).all():
+            raise ValueError("a recommender gave a score that is no finite number")
+        scores = scores[:, order]
+        seen, offsets = take_bags(queries.seen, which)
+        scores[np.repeat(np.arange(len(which)), np.diff(offsets)), place[seen]] = -np.inf
+        lists.append(order[_top(scores, length)])
+        targets, offsets = take_bags(queries.targets, which)
+        ranks.append(_ranks(scores, np.repeat(np.arange(len(which)), np.diff(offsets)), place[targets]))
+    return Ranked(np.concatenate(lists), np.concatenate(ranks))
+
+
+def measure(ranked: Ranked, queries: Queries, counts: np.ndarray, at: Sequence[int]) -> dict[str, float]:
+    """Means over the queries: ``recall@k``, ``ndcg@k``, ``hit@k``, ``coverage@k``, ``novelty@k``, ``popularity_bias@k`` and ``mrr``.
+
+    Args:
+        counts: training events of each item.
+        at: the k.
+    """
+    values = _of_targets(ranked, queries.targets, at)
+    for k in at:
+        values[f"coverage@{k}"] = metrics.coverage(ranked.lists, len(counts), k)
+        values[f"novelty@{k}"] = float(metrics.novelty(ranked.lists, counts, k).mean())
+        values[f"popularity_bias@{k}"] = metrics.popularity_bias(ranked.lists, queries.targets[0], counts, k)
+    return values
+
+
+def measure_slices(
+    ranked: Ranked, queries: Queries, counts: np.ndarray, user_counts: np.ndarray, at: Sequence[int]
+) -> dict[str, dict[str, Any]]:
+    """``recall``, ``ndcg``, ``hit`` and ``mrr`` of slices, with the ``queries`` in each; a slice without targets is left out.
+
+    Items: ``head``, ``torso`` and ``tail`` by training events, ``cold_items`` without any, ``warm_items`` the others; only targets of that
+    kind count. Users: ``cold_users`` without training events; ``light``, ``medium`` and ``heavy`` thirds of the others by their number.
+    """
+    kinds = item_kinds(counts)
+    of_items = {name: kinds == name for name in ("head", "torso", "tail")}
+    of_items |= {"cold_items": counts == 0, "warm_items": counts > 0}
+    target, offsets = queries.targets
+    of_query = np.repeat(np.arange(len(queries)), np.diff(offsets))
+    of_users = {name: chosen[of_query] for name, chosen in _activity(queries, user_counts).items()}
+    slices = {}
+    for name, chosen in {**{n: c[target] for n, c in of_items.items()}, **of_users}.items():
+        if not chosen.any():
+            continue
+        kept = np.bincount(of_query[chosen], minlength=len(queries))
+        some = kept > 0
+        part = Ranked(ranked.lists[some], ranked.ranks[chosen])
+        slices[name] = {**_of_targets(part, (target[chosen], offsets_of(kept[some])), at), "queries": int(some.sum())}
+    return slices
+
+
+def item_kinds(counts: np.ndarray) -> np.ndarray:
+    """``head``, ``torso``, ``tail`` or ``cold``, of each item; equal counts go by the items' numbers."""
+    kinds = np.full(len(counts), "cold", dtype="<U5")
+    trained = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
+    head, torso = round(HEAD * len(trained)), round(TORSO * len(trained))
+    kinds[trained[:head]], kinds[trained[head:torso]], kinds[trained[torso:]] = "head", "torso", "tail"
+    return kinds
+
+
+def _activity(queries: Queries, user_counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Which queries are of which users."""
+    counts, warm = user_counts[queries.user], ~queries.cold_user
+    low, high = np.quantile(counts[warm], [1 / 3, 2 / 3]) if warm.any() else (0.0, 0.0)
+    return {
+        "cold_users": ~warm,
+        "light": warm & (counts <= low),
+        "medium": warm & (counts > low) & (counts <= high),
+        "heavy": warm & (counts > high),
+    }
+
+
+def _of_targets(ranked: Ranked, targets: Bags, at: Sequence[int]) -> dict[str, float]:
+    """Metrics that the ranks of the targets decide; each query has one at least."""
+    offsets = targets[1]
+    counts = np.diff(offsets)
+    row = np.repeat(np.arange(len(counts)), counts)
+    found = np.zeros((len(counts), max(at)), bool)
+    inside = ranked.ranks <= found.shape[1]
+    found[row[inside], ranked.ranks[inside] - 1] = True
+    values = {}
+    for k in at:
+        values[f"recall@{k}"] = float(metrics.recall(found, counts, k).mean())
+        values[f"ndcg@{k}"] = float(metrics.ndcg(found, counts, k).mean())
+        values[f"hit@{k}"] = float(metrics.hit(found, k).mean())
+    values["mrr"] = float(metrics.reciprocal_rank(np.minimum.reduceat(ranked.ranks, offsets[:-1])).mean())
+    return values
+
+
+def _parts(queries: int, items: int) -> Iterator[np.ndarray]:
+    size = max(1, _SCORES_AT_ONCE // items)
+    for start in range(0, queries, size):
+        yield np.arange(start, min(start + size, queries))
+
+
+def _top(scores: np.ndarray, length: int) -> np.ndarray:
+    """Columns of the highest scores of each row, falling; of equal ones the first columns, in their order."""
+    rows = len(scores)
+    least = -np.partition(-scores, length - 1, axis=1)[:, length - 1 : length]
+    above, equal = scores > least, scores == least
+    chosen = above | equal & (equal.cumsum(1) <= length - above.sum(1, keepdims=True))
+    found = np.nonzero(chosen)[1].reshape(rows, length)
+    best_first = np.argsort(-np.take_along_axis(scores, found, 1), axis=1, kind="stable")
+    return np.take_along_axis(found, best_first, 1)
+
+
+def _ranks(scores: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Place of some columns in their rows' order, from 1: columns of higher scores come before, and earlier ones of the same."""
+    ranks = np.empty(len(row), np.int64)
+    before = np.arange(scores.shape[1])
+    for part in np.array_split(np.arange(len(row)), max(1, len(row) * scores.shape[1] // _SCORES_AT_ONCE)):
+        others, own = scores[row[part]], scores[row[part], column[part]][:, None]
+        earlier = (others == own) & (before < column[part][:, None])
+        ranks[part] = 1 + (others > own).sum(1) + earlier.sum(1)
+    return ranks

@@ -1,0 +1,124 @@
+"""The catalogue's vectors, searched for a user's: exactly, or approximately in a graph. Both are mapped into memory, not read.
+
+Needs NumPy and usearch; never torch.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ctrkit.errors import CtrkitError
+
+INDEX_FOLDER, VECTORS_FILE, GRAPH_FILE, ABOUT_FILE = "index", "vectors.npy", "approximate.usearch", "index.json"
+_SCORES_AT_ONCE = 1 << 24
+
+
+class ItemIndex(Protocol):
+    """Finds the items whose vectors have the largest inner product with a user's."""
+
+    def search(self, users: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """float32 ``[users, width]`` -> item numbers int64 and scores float32, each ``[users, count]``, the best first."""
+        ...
+
+
+class ExactIndex:
+    """All inner products. Of equal scores the item of the lower number comes first.
+
+    Args:
+        folder: what ``write_index`` wrote.
+
+    Raises:
+        CtrkitError: there is none, or it is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self.vectors = np.load(folder / VECTORS_FILE, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise _damaged(folder, error) from error
+
+    def search(self, users: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        count = min(count, len(self.vectors))
+        size = max(1, _SCORES_AT_ONCE // len(self.vectors))
+        found = [self._best(users[start : start + size] @ self.vectors.T, count) for start in range(0, len(users), size)]
+        return np.concatenate([items for items, _ in found]), np.concatenate([scores for _, scores in found])
+
+    @staticmethod
+    def _best(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+        return order, np.take_along_axis(scores, order, 1)
+
+
+class ApproximateIndex:
+    """A hierarchical navigable small world graph (Malkov & Yashunin, TPAMI 2020), by usearch.
+
+    Args:
+        folder: what ``write_index`` wrote.
+        breadth: candidates kept in a search; more find more and take longer.
+
+    Raises:
+        CtrkitError: there is none, or it is damaged.
+    """
+
+    def __init__(self, folder: Path, breadth: int = 128) -> None:
+        from usearch.index import Index
+
+        about = read_about(folder)
+        try:
+            index = Index.restore(str(folder / GRAPH_FILE), view=True)
+        except Exception as error:  # usearch raises many types on a damaged file
+            raise _damaged(folder, error) from error
+        if index is None or len(index) != about["items"]:
+            raise _damaged(folder, "the graph does not hold the catalogue")
+        index.expansion_search = breadth
+        self._index = index
+
+    def search(self, users: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        count = min(count, len(self._index))
+        matches = self._index.search(np.ascontiguousarray(users, np.float32), count)
+        keys, distances = np.atleast_2d(matches.keys), np.atleast_2d(matches.distances)
+        return keys.astype(np.int64), (1 - distances).astype(np.float32)
+
+
+def write_index(vectors: np.ndarray, folder: Path, connectivity: int = 16, breadth: int = 128) -> dict[str, Any]:
+    """Writes both indexes into an empty folder.
+
+    Args:
+        vectors: of the catalogue in its order, float32 ``[items, width]``.
+        connectivity: neighbours of an item in the graph.
+        breadth: candidates kept while an item is added.
+
+    Returns:
+        ``{items, width, connectivity, breadth}``, as ``index.json`` says too.
+    """
+    from usearch.index import Index
+
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    np.save(folder / VECTORS_FILE, vectors)
+    index = Index(ndim=vectors.shape[1], metric="ip", dtype="f32", connectivity=connectivity, expansion_add=breadth)
+    index.add(np.arange(len(vectors)), vectors)
+    index.save(str(folder / GRAPH_FILE))
+    about = {"items": len(vectors), "width": vectors.shape[1], "connectivity": connectivity, "breadth": breadth}
+    (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf8")
+    return about
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What ``write_index`` returned. Raises CtrkitError if there is no index."""
+    try:
+        return json.loads((folder / ABOUT_FILE).read_text(encoding="utf8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, error) from error
+
+
+def overlap(found: Sequence[np.ndarray] | np.ndarray, exact: Sequence[np.ndarray] | np.ndarray) -> float:
+    """Share of the exact index' items that the other one found too, over all users."""
+    shared = [len(np.intersect1d(mine, true)) / len(true) for mine, true in zip(found, exact, strict=True)]
+    return float(np.mean(shared))
+
+
+def _damaged(folder: Path, reason: object) -> CtrkitError:
+    return CtrkitError(f"no index can be read at '{folder}': {reason}", "Build it with 'ctrkit index RUN'")

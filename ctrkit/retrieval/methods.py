@@ -1,0 +1,71 @@
+"""All retrieval methods by name: what ``model.name`` of a retrieval experiment chooses from."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from ctrkit import schema
+from ctrkit.config import ModelChoice, explain
+from ctrkit.errors import CtrkitError, nearest
+from ctrkit.retrieval.baselines.popularity import PopularitySettings, fit_popularity
+from ctrkit.retrieval.job import Fitted, Job
+from ctrkit.retrieval.towers import TwoTowers
+from ctrkit.retrieval.two_tower import TwoTowerSettings, build_two_tower, fit_two_tower
+from ctrkit.schema import Inputs
+
+
+class Fit(Protocol):
+    """Trains on the job's training events; validation says when to stop; the test split is not looked at."""
+
+    def __call__(self, job: Job, settings: Any, /) -> Fitted: ...
+
+
+class Build(Protocol):
+    """The towers with fresh weights, to load trained ones into."""
+
+    def __call__(self, query_inputs: Inputs, item_inputs: Inputs, dim: int, settings: Any, /) -> TwoTowers: ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """
+    Attributes:
+        build: of a method that is two towers, and so can be exported.
+    """
+
+    name: str
+    paper: str
+    settings: type[schema.Settings]
+    fit: Fit
+    build: Build | None = None
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method(
+            "two_tower",
+            "Yi et al., Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations, RecSys 2019",
+            TwoTowerSettings,
+            fit_two_tower,
+            build_two_tower,
+        ),
+        Method("popularity", "the items with the most training events, the same for everyone", PopularitySettings, fit_popularity),
+    )
+}
+
+
+def method_of(choice: ModelChoice) -> tuple[Method, Any]:
+    """The method and its checked settings.
+
+    Raises:
+        CtrkitError: no such method, no such setting, or a bad value.
+    """
+    if choice.name not in METHODS:
+        raise CtrkitError(f"unknown retrieval model '{choice.name}'", nearest(choice.name, list(METHODS)))
+    method = METHODS[choice.name]
+    try:
+        return method, method.settings.model_validate(choice.settings)
+    except ValidationError as error:
+        raise CtrkitError(f"model '{choice.name}': {explain(error, method.settings, choice.settings)}") from error

@@ -1,0 +1,114 @@
+"""Both towers as ONNX from raw values, an index over the catalogue, and what is refused."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from ctrkit.bundle import model_names
+from ctrkit.errors import CtrkitError
+from ctrkit.export.graph import refuse_loops
+from ctrkit.feeds import RowError
+from ctrkit.retrieval.build_index import build_index, find_bundle
+from ctrkit.retrieval.bundle import ITEM_FILE, USER_FILE, RetrievalBundle, open_retrieval_bundle
+from ctrkit.retrieval.config import RetrievalExperiment
+from ctrkit.retrieval.dataset import RetrievalDataset
+from ctrkit.retrieval.evaluate import rank
+from ctrkit.retrieval.events import Queries
+from ctrkit.retrieval.export import export_towers
+from ctrkit.retrieval.trainer import train
+from tests.retrieval.test_training import QUIET, SMALL, changed
+
+
+@pytest.fixture(scope="module")
+def run(experiment: RetrievalExperiment, dataset: RetrievalDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = {"name": "two_tower", **SMALL, "auxiliary": {"kind": "ssl"}}
+    return train(changed(experiment, tmp_path_factory.mktemp("run"), model, epochs=2), dataset, console=QUIET).run
+
+
+@pytest.fixture(scope="module")
+def bundle(run: Path) -> RetrievalBundle:
+    exported = export_towers(run, run.parent / "repo")
+    assert exported.max_abs_diff <= 1e-5
+    return open_retrieval_bundle(exported.bundle)
+
+
+def test_golden_rows_get_their_vectors(bundle: RetrievalBundle) -> None:
+    golden = bundle.golden()
+    np.testing.assert_allclose(bundle.user_vectors(golden.users), golden.user_vectors, atol=1e-6)
+    np.testing.assert_allclose(bundle.item_vectors(golden.items), golden.item_vectors, atol=1e-6)
+    assert len(golden.users) == 64 and len(golden.items) == 40
+    for file in (USER_FILE, ITEM_FILE):
+        refuse_loops(onnx.load(bundle.path / file).graph)
+
+
+def test_a_history_changes_a_users_vector_and_a_missing_one_is_empty(bundle: RetrievalBundle) -> None:
+    rows = [{"user": "u1", "recent": [1, 3]}, {"user": "u1", "recent": [2]}, {"user": "u1"}, {"user": "u1", "recent": []}]
+    vectors = bundle.user_vectors(rows)
+    assert not np.allclose(vectors[0], vectors[1], atol=1e-4)
+    np.testing.assert_array_equal(vectors[2], vectors[3])
+    with pytest.raises(RowError, match="unknown feature"):
+        bundle.user_vectors([{"usr": "u1"}])
+
+
+def test_the_exact_index_finds_what_the_evaluation_ranked_first(run: Path, bundle: RetrievalBundle, dataset: RetrievalDataset) -> None:
+    built = build_index(find_bundle(run, run.parent / "repo"))
+    assert built["items"] == 40 and built["overlap"] > 0.95
+    queries = dataset.queries("test")
+    users = bundle.user_vectors(dataset.raw_queries(queries.event).to_dicts())
+    found, scores = bundle.index().search(users, 40)
+    approximate, close = bundle.index(exact=False).search(users, 5)
+
+    class Served:
+        def scores(self, queries: Queries, which: np.ndarray) -> np.ndarray:
+            table = np.empty((len(which), 40), np.float32)
+            np.put_along_axis(table, found[which], scores[which], 1)
+            return table
+
+    class Trained:
+        def scores(self, queries: Queries, which: np.ndarray) -> np.ndarray:
+            return users[which] @ bundle.catalogue_vectors().T
+
+    np.testing.assert_array_equal(rank(Served(), queries, 40, 5).ranks, rank(Trained(), queries, 40, 5).ranks)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    np.testing.assert_allclose(close[:, 0], scores[:, 0], atol=1e-5)
+    assert np.mean([len(set(a) & set(b)) for a, b in zip(approximate, found[:, :5], strict=True)]) > 4.5
+    assert isinstance(bundle.index().vectors, np.memmap)  # pyright: ignore[reportAttributeAccessIssue]
+    again = build_index(bundle)
+    assert again["items"] == 40 and sorted(path.name for path in bundle.path.glob("*index*")) == ["index"]
+
+
+def test_the_scoring_service_passes_towers_by(bundle: RetrievalBundle) -> None:
+    with pytest.raises(CtrkitError, match="holds no model"):
+        model_names(bundle.path.parents[1])
+
+
+def test_what_is_not_there_or_altered(run: Path, bundle: RetrievalBundle, tmp_path: Path) -> None:
+    with pytest.raises(CtrkitError, match="holds no bundle of the run"):
+        find_bundle(run, tmp_path)
+    with pytest.raises(CtrkitError, match="no exported towers"):
+        open_retrieval_bundle(tmp_path)
+    with pytest.raises(CtrkitError, match="no index can be read"):
+        RetrievalBundle(tmp_path, bundle.manifest).index()
+    import shutil
+
+    copy = shutil.copytree(bundle.path, tmp_path / "copy")
+    (copy / ITEM_FILE).write_bytes(b"no graph")
+    with pytest.raises(CtrkitError, match="is corrupted"):
+        open_retrieval_bundle(copy)
+
+
+def test_a_method_without_towers_is_not_exported(experiment: RetrievalExperiment, dataset: RetrievalDataset, tmp_path: Path) -> None:
+    found = train(changed(experiment, tmp_path, {"name": "popularity"}), dataset, console=QUIET)
+    with pytest.raises(CtrkitError, match="which is not two towers"):
+        export_towers(found.run, tmp_path / "repo")
+    assert not (tmp_path / "repo").exists()
+
+
+def test_a_bundle_and_its_index_are_read_without_torch() -> None:
+    import subprocess
+
+    code = "import sys, ctrkit.retrieval.bundle, ctrkit.retrieval.index\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

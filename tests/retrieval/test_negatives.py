@@ -1,0 +1,52 @@
+"""Negatives are drawn as often as is said, and only of what training knows."""
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from ctrkit.retrieval.negatives import Negatives, NegativeSettings
+
+COUNTS = np.array([8, 0, 4, 2, 2, 0])
+
+
+def settings(**changes: object) -> NegativeSettings:
+    return NegativeSettings.model_validate({"in_batch": False, **changes})
+
+
+@pytest.mark.parametrize("kinds", [{"uniform": 50}, {"popularity": 50}, {"uniform": 20, "popularity": 30, "power": 0.5}])
+def test_items_are_drawn_as_often_as_expected(kinds: dict[str, object]) -> None:
+    negatives, random = Negatives(settings(**kinds), COUNTS, 8), np.random.default_rng(0)
+    drawn = np.bincount(np.concatenate([negatives.draw(np.array([0]), random) for _ in range(400)]), minlength=6) / 400
+    trained = COUNTS > 0
+    assert drawn[~trained].sum() == 0, "never one without training events"
+    np.testing.assert_allclose(drawn[trained], np.exp(negatives.log_expected(np.flatnonzero(trained)).numpy()), rtol=0.05)
+
+
+def test_expectations_of_kinds_add_up() -> None:
+    negatives = Negatives(settings(in_batch=True, uniform=8), COUNTS, 4)
+    for _ in range(300):
+        negatives.draw(np.array([0, 2]), np.random.default_rng(0))
+    np.testing.assert_allclose(np.exp(negatives.log_expected(np.array([0, 2])).numpy()), 1 + 8 / 4, rtol=1e-4)
+
+
+def test_the_memory_holds_the_batches_before() -> None:
+    negatives, random = Negatives(settings(in_batch=True, memory=2, memory_warmup=1), COUNTS, 2), np.random.default_rng(0)
+    sizes = []
+    for step in range(5):
+        vectors = torch.full((2, 3), float(step), requires_grad=True)
+        positives = np.array([0, 2])
+        drawn = negatives.draw(positives, random)
+        found = negatives.candidates(positives, vectors, drawn, torch.zeros(0, 3))
+        sizes.append(len(found.items))
+    assert sizes == [2, 2, 4, 6, 6], "its own batch; none is kept in the warm-up; two at most"
+    assert found.vectors[:, 0].tolist() == [4, 4, 2, 2, 3, 3]
+    assert torch.autograd.grad(found.vectors.sum(), vectors)[0].sum() == 6, "what is remembered gets no gradient"
+    other = Negatives(settings(in_batch=True, memory=2, memory_warmup=1), COUNTS, 2)
+    other.load(negatives.state())
+    np.testing.assert_array_equal(other.log_expected(np.array([0])), negatives.log_expected(np.array([0])))
+
+
+def test_none_at_all_is_refused() -> None:
+    with pytest.raises(ValidationError, match="one kind of negatives"):
+        settings()
