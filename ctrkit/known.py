@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -62,7 +63,7 @@ class KnownValues:
         try:
             with np.load(path, allow_pickle=False) as file:
                 return cls({str(name): file[str(place)] for place, name in enumerate(file[_NAMES])})
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise CtrkitError(f"the bundle's file '{path}' is damaged: {error}", "Export the run again") from error
 
 

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 import ctrkit
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Kind
+from serving import console
 from serving.bodies import ModelDescription, ModelList, RankRequest, RankResponse, Refusal, ScoreRequest, ScoreResponse, Unprocessable
 from serving.gate import Gate
 from serving.http import Direct, Handler, add_direct, add_error_handlers, json_response
@@ -71,6 +72,7 @@ def create_app(
     app = FastAPI(title="ctrkit", summary="Click probabilities from raw feature values", version=ctrkit.__version__, lifespan=lifespan)
     add_error_handlers(app)
     _add_predictions(app, predictions)
+    app.include_router(console.router)
     add_open_inference(app, repository, predictions, settings)
 
     @app.get("/v1/models", tags=["models"], response_model=ModelList)

@@ -25,7 +25,7 @@ from serving.settings import ServingSettings
 
 log = logging.getLogger("ctrkit.serving")
 
-OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/ui"})
+OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/ui", "/ui/app.js"})
 """Paths that need no key: health, for orchestrators that have none, and the page that asks for it."""
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")

