@@ -63,10 +63,12 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        threading.Thread(target=load, name="watch-models", daemon=True).start()
+        thread = threading.Thread(target=load, name="watch-models", daemon=True)
+        thread.start()
         yield
         watcher.stop()
         repository.close()
+        await run_in_threadpool(thread.join)  # an interpreter that ends under onnxruntime's feet aborts
         pool.shutdown()
 
     app = FastAPI(title="ctrkit", summary="Click probabilities from raw feature values", version=ctrkit.__version__, lifespan=lifespan)

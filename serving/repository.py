@@ -61,6 +61,7 @@ class Repository:
         self._models: dict[str, _Model] = {}
         self._unloaded: set[str] = set()
         self._refreshing = threading.Lock()
+        self._closing = threading.Event()
         self._state: NotReady | None = NotReady("the models are being loaded", "Ask again in a moment")
 
     def load(self) -> None:
@@ -71,6 +72,8 @@ class Repository:
         """
         try:
             self.refresh()
+            if self._closing.is_set():
+                return
             for name, version in self._settings.pin.items():
                 if name not in self._models:
                     raise CtrkitError(f"no model '{name}' to pin", nearest(name, list(self._models)))
@@ -140,6 +143,8 @@ class Repository:
         signatures: dict[int, Signature] = {}
         refused: dict[int, _Refusal] = {}
         for version in reversed(there):
+            if self._closing.is_set():
+                return before
             if len(served) >= self._settings.live_versions and version != pinned:
                 continue
             signature = _signature(self.path / name / str(version))
@@ -188,7 +193,8 @@ class Repository:
             raise self._state
 
     def close(self) -> None:
-        """Nothing is ready from now on: the service ends."""
+        """Nothing is ready from now on, and no other version is loaded: the service ends."""
+        self._closing.set()
         self._state = NotReady("the service is about to end", "Ask another one")
 
     def names(self) -> list[str]:

@@ -47,7 +47,7 @@ def plain_app(bundle_path: str) -> FastAPI:
                 feed[f"{feature.name}.lengths"] = np.array([len(bag) for bag in bags], np.int64)
             else:
                 feed[feature.name] = np.array([missing if value is None else value for value in values], dtype)
-        return Response(probabilities=session.run(names, feed)[0].tolist())
+        return Response(probabilities=np.asarray(session.run(names, feed)[0]).tolist())
 
     return app
 

@@ -19,7 +19,7 @@ def everything(folder: Path) -> list[str]:
 def test_a_bundle_is_whole_and_scores_its_golden_rows(tmp_path: Path, trained: Callable[..., Trained]) -> None:
     exported = write_bundle(trained("fm"), tmp_path, "clicks")
     assert exported.bundle == tmp_path / "clicks" / "1"
-    assert everything(tmp_path / "clicks") == ["1", "1/golden.json", "1/manifest.json", "1/model.onnx", "config.pbtxt"]
+    assert everything(tmp_path / "clicks") == ["1", "1/golden.json", "1/known.npz", "1/manifest.json", "1/model.onnx", "config.pbtxt"]
     assert exported.bytes == sum(file.stat().st_size for file in exported.bundle.iterdir())
 
     bundle = open_bundle(exported.bundle)
@@ -32,7 +32,14 @@ def test_a_bundle_is_whole_and_scores_its_golden_rows(tmp_path: Path, trained: C
     assert manifest.metrics == {"test": {"auc": 0.5}} and manifest.profile == {"rows": 8}
     assert manifest.max_abs_diff == exported.max_abs_diff <= 1e-5
     assert set(manifest.versions) >= {"ctrkit", "torch", "onnx", "onnxruntime"}
-    assert set(manifest.files) == {"golden.json", "model.onnx"}
+    assert set(manifest.files) == {"golden.json", "known.npz", "model.onnx"}
+
+    known = bundle.known_values
+    assert (
+        known is not None and [name in known for name in ("the user", "tags", "item", "site", "price", "age")] == [True] * 3 + [False] * 3
+    )
+    assert known.unknown("the user", np.array(["a", "stranger", "", "ü"], object)) == 1
+    assert known.unknown("item", np.array([2**24, 2**24 + 1, 2**24 + 2])) == 1, "ids are not rounded"
 
     text = (exported.bundle / "manifest.json").read_text()
     assert text.count("\n") > 20, "indented, for people"
