@@ -58,4 +58,4 @@ def _type(feature: Feature) -> Any:
 
 
 if __name__ == "__main__":
-    uvicorn.run(plain_app(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]), log_level="warning", loop="asyncio", http="h11")
+    uvicorn.run(plain_app(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]), log_level="warning")
