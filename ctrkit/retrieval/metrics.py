@@ -9,7 +9,7 @@ import numpy as np
 
 def recall(found: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray:
     """Share of the targets among the first k."""
-    return np.count_nonzero(found[:, :k], axis=1) / targets.astype(np.float64)
+    return found[:, :k].sum(axis=1, dtype=np.float64) / targets  # pyright: ignore[reportReturnType]
 
 
 def hit(found: np.ndarray, k: int) -> np.ndarray:
