@@ -4,6 +4,8 @@ similarity(i, j) = users of both / (sqrt(users of i) sqrt(users of j) + shrinkag
 score(j)         = sum over the history of similarity(i, j)
 """
 
+from typing import Any
+
 import numpy as np
 from pydantic import Field
 from scipy import sparse
@@ -24,10 +26,10 @@ class ItemKnnSettings(schema.Settings):
 class ItemKnn:
     """
     Args:
-        similarity: ``[items, items]``, a row's nearest.
+        similarity: a SciPy matrix ``[items, items]``, a row's nearest.
     """
 
-    def __init__(self, similarity: sparse.csr_array) -> None:
+    def __init__(self, similarity: Any) -> None:
         self.similarity = similarity
 
     def scores(self, queries: Queries, which: np.ndarray) -> np.ndarray:

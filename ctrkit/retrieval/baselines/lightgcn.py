@@ -7,6 +7,8 @@
 A user or item without training events has no neighbours; its vector is zero here, not the random one that it started with.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from pydantic import Field
@@ -31,13 +33,13 @@ class LightGcnSettings(schema.Settings):
 class LightGcn(nn.Module):
     """
     Args:
-        seen: training events, ``[users, items]``.
+        seen: training events, a SciPy matrix ``[users, items]``.
     """
 
     graph: Tensor
     known: Tensor
 
-    def __init__(self, seen: sparse.csr_array, settings: LightGcnSettings) -> None:
+    def __init__(self, seen: Any, settings: LightGcnSettings) -> None:
         super().__init__()
         self.users, items = seen.shape
         self.layers = settings.layers
@@ -56,7 +58,7 @@ class LightGcn(nn.Module):
         return total / (self.layers + 1)
 
 
-def normalised_graph(seen: sparse.csr_array) -> Tensor:
+def normalised_graph(seen: Any) -> Tensor:
     """``D^-1/2 A D^-1/2`` of users and items, a sparse tensor ``[users + items, users + items]``."""
     pairs = sparse.coo_array(seen)
     users, count = seen.shape[0], sum(seen.shape)
@@ -68,7 +70,7 @@ def normalised_graph(seen: sparse.csr_array) -> Tensor:
     return torch.sparse_coo_tensor(indices, torch.from_numpy(weights.astype(np.float32)), (count, count)).coalesce()
 
 
-def _degrees(seen: sparse.csr_array) -> np.ndarray:
+def _degrees(seen: Any) -> np.ndarray:
     return np.concatenate([np.asarray(seen.sum(1)), np.asarray(seen.sum(0))]).astype(np.float64)
 
 
