@@ -55,31 +55,44 @@ AuxiliarySettings = Annotated[SelfSupervision | SpreadOut | FeatureDropout, Fiel
 
 @dataclass(frozen=True)
 class Extra:
-    """Item rows that a step encodes for the auxiliary task; ``masked`` bool ``[rows, fields]``."""
+    """Rows that a step encodes for the auxiliary task, and what is masked in them, bool ``[rows, fields]``."""
 
-    rows: Rows
-    masked: np.ndarray
+    items: Rows
+    item_mask: np.ndarray
+    queries: Rows | None = None
+    query_mask: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Vectors of a step: the main task's users and positives ``[batch, width]``, and those of ``Extra``'s rows."""
+
+    users: Tensor
+    positives: Tensor
+    extra_users: Tensor
+    extra_items: Tensor
 
 
 class Auxiliary(Protocol):
     """One kind of auxiliary training.
 
     Attributes:
-        masks: whether it masks features, so that the tower must have vectors for those.
+        masks: whether it masks features, so that the towers must have vectors for those.
     """
 
-    masks: bool
+    @property
+    def masks(self) -> bool: ...
 
     def main_mask(self, items: int, random: np.random.Generator) -> np.ndarray | None:
         """What the items of the main task may not see, bool ``[items, fields]``; None: nothing is hidden."""
         ...
 
-    def draw(self, batch_size: int, random: np.random.Generator) -> Extra | None:
-        """What is to be encoded for it in this step; None: nothing."""
+    def draw(self, queries: Rows, positives: Rows, random: np.random.Generator) -> Extra | None:
+        """What is to be encoded for it in this step, the main task's rows being these; None: nothing."""
         ...
 
-    def loss(self, vectors: Tensor) -> Tensor:
-        """Weighted, of the drawn rows' vectors ``[rows, width]``."""
+    def loss(self, encoded: Encoded) -> Tensor:
+        """Weighted."""
         ...
 
 
@@ -93,13 +106,13 @@ class _SelfSupervision:
     def main_mask(self, items: int, random: np.random.Generator) -> None:
         return None
 
-    def draw(self, batch_size: int, random: np.random.Generator) -> Extra:
-        rows = self._catalogue.take(_uniform(self._trained, self._settings.items or batch_size, random))
+    def draw(self, queries: Rows, positives: Rows, random: np.random.Generator) -> Extra:
+        rows = self._catalogue.take(_uniform(self._trained, self._settings.items or positives.count, random))
         first, second, masked = two_views(rows, self._masking.draw(random), self._settings.dropout, random)
         return Extra(stack([first, second]), masked)
 
-    def loss(self, vectors: Tensor) -> Tensor:
-        first, second = vectors.chunk(2)
+    def loss(self, encoded: Encoded) -> Tensor:
+        first, second = encoded.extra_items.chunk(2)
         return self._settings.weight * contrastive(first, second, self._settings.temperature)
 
 
@@ -112,12 +125,12 @@ class _SpreadOut:
     def main_mask(self, items: int, random: np.random.Generator) -> None:
         return None
 
-    def draw(self, batch_size: int, random: np.random.Generator) -> Extra:
-        rows = self._catalogue.take(_uniform(self._trained, self._settings.items or batch_size, random))
+    def draw(self, queries: Rows, positives: Rows, random: np.random.Generator) -> Extra:
+        rows = self._catalogue.take(_uniform(self._trained, self._settings.items or positives.count, random))
         return Extra(rows, np.zeros((rows.count, self._fields), bool))
 
-    def loss(self, vectors: Tensor) -> Tensor:
-        return self._settings.weight * contrastive(vectors, vectors, self._settings.temperature)
+    def loss(self, encoded: Encoded) -> Tensor:
+        return self._settings.weight * contrastive(encoded.extra_items, encoded.extra_items, self._settings.temperature)
 
 
 class _FeatureDropout:
@@ -129,10 +142,10 @@ class _FeatureDropout:
     def main_mask(self, items: int, random: np.random.Generator) -> np.ndarray:
         return random.random((items, self._fields)) < self._share
 
-    def draw(self, batch_size: int, random: np.random.Generator) -> None:
+    def draw(self, queries: Rows, positives: Rows, random: np.random.Generator) -> None:
         return None
 
-    def loss(self, vectors: Tensor) -> Tensor:
+    def loss(self, encoded: Encoded) -> Tensor:
         raise AssertionError("feature dropout draws nothing")
 
 

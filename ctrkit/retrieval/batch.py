@@ -22,7 +22,8 @@ class TowerBatch:
         queries, items: rows of each side.
         query_dense: float32 ``[queries, numeric fields]``; NaN is missing.
         item_dense: ``[items, numeric fields]``.
-        masked: bool ``[items, item fields]``, id fields first: what the item tower may not see. None: it sees all.
+        item_mask: bool ``[items, item fields]``, id fields first: what the item tower may not see. None: it sees all.
+        query_mask: the same of the user tower, ``[queries, query fields]``.
     """
 
     sparse: KeyedJaggedTensor
@@ -30,26 +31,33 @@ class TowerBatch:
     items: int
     query_dense: Tensor
     item_dense: Tensor
-    masked: Tensor | None
+    item_mask: Tensor | None = None
+    query_mask: Tensor | None = None
 
     def to(self, device: torch.device) -> "TowerBatch":
-        masked = None if self.masked is None else self.masked.to(device)
+        masks = (None if mask is None else mask.to(device) for mask in (self.item_mask, self.query_mask))
         dense = (self.query_dense.to(device), self.item_dense.to(device))
-        return TowerBatch(self.sparse.to(device), self.queries, self.items, *dense, masked)
+        return TowerBatch(self.sparse.to(device), self.queries, self.items, *dense, *masks)
 
 
 def tower_batch(
-    queries: Rows | None, items: Rows | None, query_inputs: Inputs, item_inputs: Inputs, masked: np.ndarray | None = None
+    queries: Rows | None,
+    items: Rows | None,
+    query_inputs: Inputs,
+    item_inputs: Inputs,
+    item_mask: np.ndarray | None = None,
+    query_mask: np.ndarray | None = None,
 ) -> TowerBatch:
     """Rows of both sides -> a batch. A masked id is not in it at all, and a masked number is missing.
 
     Args:
         queries, items: None is no rows of that side.
-        masked: bool ``[items, item fields]``, id fields first.
+        item_mask: bool ``[items, item fields]``, id fields first.
+        query_mask: bool ``[queries, query fields]``.
     """
     query_rows, item_rows = queries.count if queries else 0, items.count if items else 0
     total = max(query_rows, item_rows)
-    parts = _parts(queries, query_inputs, None) + _parts(items, item_inputs, masked)
+    parts = _parts(queries, query_inputs, query_mask) + _parts(items, item_inputs, item_mask)
     lengths = [np.concatenate([own, np.zeros(total - len(own), np.int32)]) for _, own in parts]
     sparse = KeyedJaggedTensor(
         keys=[field.name for field in (*query_inputs.id_fields, *item_inputs.id_fields)],
@@ -57,16 +65,14 @@ def tower_batch(
         lengths=torch.from_numpy(np.concatenate(lengths) if lengths else np.empty(0, np.int32)),
         stride=total,
     )
-    item_dense = _dense(items, item_inputs)
-    if masked is not None:
-        item_dense = np.where(masked[:, len(item_inputs.id_fields) :], np.float32(np.nan), item_dense)
     return TowerBatch(
         sparse,
         query_rows,
         item_rows,
-        torch.from_numpy(_dense(queries, query_inputs)),
-        torch.from_numpy(item_dense),
-        None if masked is None else torch.from_numpy(masked),
+        torch.from_numpy(_dense(queries, query_inputs, query_mask)),
+        torch.from_numpy(_dense(items, item_inputs, item_mask)),
+        None if item_mask is None else torch.from_numpy(item_mask),
+        None if query_mask is None else torch.from_numpy(query_mask),
     )
 
 
@@ -88,5 +94,8 @@ def _parts(rows: Rows | None, inputs: Inputs, masked: np.ndarray | None) -> list
     return parts
 
 
-def _dense(rows: Rows | None, inputs: Inputs) -> np.ndarray:
-    return rows.dense(inputs) if rows is not None else np.zeros((0, len(inputs.numeric_fields)), np.float32)
+def _dense(rows: Rows | None, inputs: Inputs, masked: np.ndarray | None) -> np.ndarray:
+    if rows is None:
+        return np.zeros((0, len(inputs.numeric_fields)), np.float32)
+    dense = rows.dense(inputs)
+    return dense if masked is None else np.where(masked[:, len(inputs.id_fields) :], np.float32(np.nan), dense)

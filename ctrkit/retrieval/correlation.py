@@ -1,5 +1,7 @@
 """Mutual information between the features of items, each item counting once."""
 
+from typing import Any
+
 import numpy as np
 from scipy import sparse
 
@@ -25,9 +27,9 @@ def mutual_information(rows: Rows, inputs: Inputs) -> np.ndarray:
     return found
 
 
-def _information(a: sparse.csr_array, b: sparse.csr_array) -> float:
+def _information(a: Any, b: Any) -> float:
     """Of the joint distribution ``sum over items of p(a | item) p(b | item) / items``."""
-    items = np.shape(a)[0]
+    items = a.shape[0]
     joint = sparse.coo_array(a.T @ b)
     p = joint.data / items
     of_a, of_b = (np.asarray(side.sum(0)).ravel() / items for side in (a, b))

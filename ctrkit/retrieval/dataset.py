@@ -36,6 +36,7 @@ class Catalogue:
         about: what ``prepare`` wrote of the dataset.
         transforms: of all features, those of the user tower first.
         query_inputs, item_inputs: fields of the user tower and of the item tower.
+        context_names: the user tower's features that are the event's.
         items: canonical raw features with ``@key``, row by row as the events number them.
 
     Raises:
@@ -49,6 +50,7 @@ class Catalogue:
             self.fingerprint: str = self.about["fingerprint"]
             self.user_key, self.item_key = (Feature.model_validate(self.about[side]) for side in ("user", "item"))
             queries: list[str] = self.about["query_features"]
+            self.context_names: list[str] = self.about["context_features"]
             self.items = pl.read_parquet(self.path / ITEMS)
         except (OSError, ValueError, KeyError, ValidationError, pl.exceptions.PolarsError) as error:
             raise _damaged(self.path, error) from error
@@ -95,7 +97,6 @@ class RetrievalDataset(Catalogue):
         try:
             self.rows: dict[str, int] = self.about["rows"]
             self.profile: dict[str, Any] = self.about["profile"]
-            self._context: list[str] = self.about["context_features"]
             self.users, self._table = pl.read_parquet(self.path / USERS), pl.read_parquet(self.path / EVENTS)
             self.events = Events(**{name: self._table[name].to_numpy() for name in ("user", "item", "time", "split", "cold")})
         except (OSError, KeyError, pl.exceptions.PolarsError) as error:
@@ -149,7 +150,7 @@ class RetrievalDataset(Catalogue):
         return self._encoded(pl.DataFrame(self._of_context(self._table)), self.query_inputs)
 
     def _of_context(self, events: pl.DataFrame) -> list[pl.Series]:
-        return [events[f"context:{name}"].alias(name) for name in self._context]
+        return [events[f"context:{name}"].alias(name) for name in self.context_names]
 
     def _encoded(self, frame: pl.DataFrame, inputs: Inputs) -> Rows:
         """Those of a side's columns that are features of the frame."""

@@ -24,7 +24,7 @@ def evaluate_run(run: Path, split: str) -> dict[str, Any]:
     if method.build is None:
         raise CtrkitError(f"the run '{run}' is of '{method.name}', whose weights are not kept", "Its figures are in result.json")
     dataset, weights = dataset_of(run), read_weights(run)
-    towers = method.build(dataset.query_inputs, dataset.item_inputs, experiment.embedding.dim, settings)
+    towers = method.build(dataset, experiment.embedding.dim, settings)
     model = reload(towers, weights, dataset.query_inputs, dataset.item_inputs, experiment.embedding)
     encoder = Encoder(model, dataset.query_inputs, dataset.item_inputs, torch.device("cpu"))
     return evaluate(experiment, dataset, TowerRecommender(encoder, dataset), split)

@@ -91,7 +91,7 @@ def export_towers(run: Path, repo: Path, name: str | None = None) -> ExportedTow
     if method.build is None:
         raise CtrkitError(f"the run '{run}' is of '{method.name}', which is not two towers", "Export a run of two_tower or fusion")
     weights = read_weights(run)
-    towers = method.build(catalogue.query_inputs, catalogue.item_inputs, experiment.embedding.dim, settings)
+    towers = method.build(catalogue, experiment.embedding.dim, settings)
     model = reload(towers, weights, catalogue.query_inputs, catalogue.item_inputs, experiment.embedding)
     sides = _sides(catalogue, towers, model, weights["tables"], experiment.embedding.dim, experiment.export.golden_rows)
     name = name or experiment.export.name or experiment.name

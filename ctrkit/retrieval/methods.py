@@ -8,11 +8,17 @@ from pydantic import ValidationError
 from ctrkit import schema
 from ctrkit.config import ModelChoice, explain
 from ctrkit.errors import CtrkitError, nearest
+from ctrkit.retrieval.baselines.als import AlsSettings, fit_als
+from ctrkit.retrieval.baselines.bpr_mf import BprSettings, fit_bpr
+from ctrkit.retrieval.baselines.item_knn import ItemKnnSettings, fit_item_knn
+from ctrkit.retrieval.baselines.lightgcn import LightGcnSettings, fit_lightgcn
 from ctrkit.retrieval.baselines.popularity import PopularitySettings, fit_popularity
+from ctrkit.retrieval.baselines.sasrec import SasRecSettings, fit_sasrec
+from ctrkit.retrieval.dataset import Catalogue
+from ctrkit.retrieval.fusion import FusionSettings, build_fusion, fit_fusion
 from ctrkit.retrieval.job import Fitted, Job
 from ctrkit.retrieval.towers import TwoTowers
 from ctrkit.retrieval.two_tower import TwoTowerSettings, build_two_tower, fit_two_tower
-from ctrkit.schema import Inputs
 
 
 class Fit(Protocol):
@@ -24,7 +30,7 @@ class Fit(Protocol):
 class Build(Protocol):
     """The towers with fresh weights, to load trained ones into."""
 
-    def __call__(self, query_inputs: Inputs, item_inputs: Inputs, dim: int, settings: Any, /) -> TwoTowers: ...
+    def __call__(self, catalogue: Catalogue, dim: int, settings: Any, /) -> TwoTowers: ...
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,23 @@ METHODS = {
             fit_two_tower,
             build_two_tower,
         ),
+        Method(
+            "fusion",
+            "Hu et al., Contrastive Learning for Cold Start Recommendation with Adaptive Feature Fusion, arXiv 2502.03664, 2025",
+            FusionSettings,
+            fit_fusion,
+            build_fusion,
+        ),
+        Method(
+            "item_knn",
+            "Deshpande & Karypis, Item-Based Top-N Recommendation Algorithms, TOIS 2004",
+            ItemKnnSettings,
+            fit_item_knn,
+        ),
+        Method("als", "Hu, Koren & Volinsky, Collaborative Filtering for Implicit Feedback Datasets, ICDM 2008", AlsSettings, fit_als),
+        Method("bpr_mf", "Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback, UAI 2009", BprSettings, fit_bpr),
+        Method("lightgcn", "He et al., LightGCN, SIGIR 2020", LightGcnSettings, fit_lightgcn),
+        Method("sasrec", "Kang & McAuley, Self-Attentive Sequential Recommendation, ICDM 2018", SasRecSettings, fit_sasrec),
         Method("popularity", "the items with the most training events, the same for everyone", PopularitySettings, fit_popularity),
     )
 }

@@ -9,12 +9,12 @@ import numpy as np
 
 def recall(found: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray:
     """Share of the targets among the first k."""
-    return np.count_nonzero(found[:, :k], axis=1) / targets.astype(np.float64)
+    return np.asarray(found[:, :k].sum(1) / targets)
 
 
 def hit(found: np.ndarray, k: int) -> np.ndarray:
     """1 if a target is among the first k."""
-    return found[:, :k].any(1).astype(np.float64)
+    return np.asarray(found[:, :k].any(1), np.float64)
 
 
 def ndcg(found: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray:

@@ -78,7 +78,7 @@ class TwoTowers(nn.Module):
     """The dense arch: a tower a side.
 
     Args:
-        user: ``(embeddings, dense)`` of the query fields -> ``[queries, width]``.
+        user: ``(embeddings, dense, masked)`` of the query fields -> ``[queries, width]``.
         item: ``(embeddings, dense, masked)`` of the item fields -> ``[items, width]``.
     """
 
@@ -112,8 +112,8 @@ class RetrievalModel(TabledModel):
 
     def forward(self, batch: TowerBatch) -> tuple[Tensor, Tensor]:
         vectors = self.tables(batch.sparse)["embedding"]
-        users = self.dense_arch.user(vectors[: batch.queries, : self.query_fields], batch.query_dense)
-        items = self.dense_arch.item(vectors[: batch.items, self.query_fields :], batch.item_dense, batch.masked)
+        users = self.dense_arch.user(vectors[: batch.queries, : self.query_fields], batch.query_dense, batch.query_mask)
+        items = self.dense_arch.item(vectors[: batch.items, self.query_fields :], batch.item_dense, batch.item_mask)
         return users, items
 
 

@@ -5,7 +5,7 @@ The valid split alone decides what is best and when to stop. One process: negati
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,15 +16,17 @@ from torch.nn.utils import clip_grad_norm_
 
 from ctrkit.errors import CtrkitError
 from ctrkit.retrieval import losses
-from ctrkit.retrieval.auxiliary import Auxiliary
+from ctrkit.retrieval.auxiliary import Auxiliary, Encoded
 from ctrkit.retrieval.batch import tower_batch
+from ctrkit.retrieval.dataset import Catalogue
 from ctrkit.retrieval.encode import Encoder, TowerRecommender
 from ctrkit.retrieval.job import Fitted, Job
 from ctrkit.retrieval.negatives import Candidates, Negatives
 from ctrkit.retrieval.rows import Rows, stack
 from ctrkit.retrieval.towers import RetrievalModel, TowerSettings, TwoTowers, reload
+from ctrkit.schema import UNKNOWN_ID
 from ctrkit.training.checkpoint import Checkpoints
-from ctrkit.training.distributed import Worker, distribute, gather_full_weights, load_full_weights
+from ctrkit.training.distributed import Worker, distribute, gather_full_weights, load_full_weights, process_group
 from ctrkit.training.run import WEIGHTS_FILE, save_tensors
 from ctrkit.training.tracking import Tracker
 
@@ -135,27 +137,24 @@ class TowerTraining:
         return loss.detach()
 
     def loss(self, events: np.ndarray, random: np.random.Generator) -> Tensor:
-        """The main loss and the auxiliary one, all items encoded in one pass."""
-        dataset = self.job.dataset
+        """The main loss and the auxiliary one; all users are encoded in one pass, and all items."""
+        dataset, auxiliary = self.job.dataset, self.auxiliary
         positives = dataset.events.item[events]
         drawn = self.negatives.draw(positives, random)
+        queries = dataset.encoded_queries(events)
         main = dataset.encoded_items.take(np.concatenate([positives, drawn]))
-        extra = self.auxiliary.draw(len(events), random) if self.auxiliary is not None else None
-        items = main if extra is None else stack([main, extra.rows])
-        masked = self._masked(main, extra.masked if extra is not None else None, random)
-        batch = tower_batch(dataset.encoded_queries(events), items, dataset.query_inputs, dataset.item_inputs, masked)
+        extra = auxiliary.draw(queries, dataset.encoded_items.take(positives), random) if auxiliary is not None else None
+        own = auxiliary.main_mask(main.count, random) if auxiliary is not None else None
+        items = _beside(main, own, extra.items, extra.item_mask) if extra else (main, own)
+        asked = _beside(queries, None, extra.queries, extra.query_mask) if extra and extra.queries else (queries, None)
+        batch = tower_batch(asked[0], items[0], dataset.query_inputs, dataset.item_inputs, items[1], asked[1])
         users, vectors = self.model(batch.to(self.worker.device))
-        positive, negative, rest = vectors.split([len(positives), len(drawn), items.count - main.count])
+        positive, negative, rest = vectors.split([len(positives), len(drawn), items[0].count - main.count])
+        users, others = users.split([len(events), asked[0].count - len(events)])
         loss = self._main(users, positive, positives, self.negatives.candidates(positives, positive, drawn, negative))
-        return loss if extra is None or self.auxiliary is None else loss + self.auxiliary.loss(rest)
-
-    def _masked(self, main: Rows, extra: np.ndarray | None, random: np.random.Generator) -> np.ndarray | None:
-        if self.auxiliary is None or not self.auxiliary.masks:
-            return None
-        own = self.auxiliary.main_mask(main.count, random)
-        if own is None:
-            own = np.zeros((main.count, self.job.dataset.item_inputs.count), bool)
-        return own if extra is None else np.concatenate([own, extra])
+        if extra is None or auxiliary is None:
+            return loss
+        return loss + auxiliary.loss(Encoded(users, positive, others, rest))
 
     def _main(self, users: Tensor, positive: Tensor, positives: np.ndarray, candidates: Candidates) -> Tensor:
         temperature = self.settings.temperature
@@ -171,8 +170,25 @@ class TowerTraining:
                 expected = [self.negatives.log_expected(items).to(scores.device) for items in (candidates.items, positives)]
                 return losses.sampled_softmax(own, scores, same, *expected)
 
+    def _give_unknown_ids_the_default(self) -> None:
+        """An id of a single-valued field that training has no row of gets the vector that masked fields have, where there is one."""
+        dataset = self.job.dataset
+        tables = gather_full_weights(self.model)
+        sides = (
+            (self.towers.user, dataset.query_inputs, dataset.encoded_queries(self.events)),
+            (self.towers.item, dataset.item_inputs, dataset.encoded_items.take(np.flatnonzero(dataset.counts))),
+        )
+        for tower, inputs, rows in sides:
+            default = getattr(tower, "default", None)
+            for number, field in enumerate(inputs.id_fields):
+                if default is not None and not field.multi_valued and not (rows.ids[field.name] == UNKNOWN_ID).any():
+                    tables[f"embedding/{field.name}"][UNKNOWN_ID] = default[number].detach()
+        load_full_weights(self.model, tables)
+
     def _evaluate(self, loss: float, tracker: Tracker) -> None:
         progress, monitor = self.progress, self.training.monitor
+        if self.auxiliary is not None and self.auxiliary.masks:
+            self._give_unknown_ids_the_default()
         metrics = self.job.validate(TowerRecommender(self.encoder, self.job.dataset))
         if metrics[monitor] > progress.best_value:
             progress.best_value, progress.best_epoch = metrics[monitor], progress.epoch
@@ -213,3 +229,24 @@ class TowerTraining:
         torch.set_rng_state(state["random"])
         self.progress = _Progress(**state["progress"])
         self.job.say(f"Resumed after epoch {epoch} of {self.training.epochs}")
+
+
+def fit_towers(job: Job, build: Callable[[Catalogue, int, Any], TwoTowers], settings: Any, auxiliary: Auxiliary | None) -> Fitted:
+    """Builds the towers of a method and trains them.
+
+    Raises:
+        CtrkitError: several processes, or a loss that is not finite.
+    """
+    with process_group() as worker:
+        if worker.world > 1:
+            raise CtrkitError("a retrieval model trains in one process", "Start ctrkit train without torchrun")
+        towers = build(job.dataset, job.experiment.embedding.dim, settings)
+        return TowerTraining(job, towers, settings, auxiliary, worker).run()
+
+
+def _beside(main: Rows, mask: np.ndarray | None, extra: Rows, extra_mask: np.ndarray | None) -> tuple[Rows, np.ndarray | None]:
+    """Both kinds of rows, and what is masked in them; the main rows see all if nothing else is said."""
+    if extra_mask is None:
+        return stack([main, extra]), mask
+    own = np.zeros((main.count, extra_mask.shape[1]), bool) if mask is None else mask
+    return stack([main, extra]), np.concatenate([own, extra_mask])

@@ -1,0 +1,108 @@
+"""LightGCN (He et al., SIGIR 2020): vectors of users and items, spread over the graph of training events::
+
+    E_(k+1) = D^-1/2 A D^-1/2 E_k        A: the graph's adjacency, D its degrees
+    E       = mean of E_0 .. E_K
+    loss    = BPR on <e_u, e_i> - <e_u, e_j>  +  lambda / (2 batch) (|u_0|^2 + |i_0|^2 + |j_0|^2)
+
+A user or item without training events has no neighbours; its vector is zero here, not the random one that it started with.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from scipy import sparse
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ctrkit import schema
+from ctrkit.retrieval.baselines.bpr_mf import FixedFactors
+from ctrkit.retrieval.baselines.epochs import fit_epochs
+from ctrkit.retrieval.baselines.interactions import interactions
+from ctrkit.retrieval.baselines.pairs import unseen_items
+from ctrkit.retrieval.job import Fitted, Job
+
+
+class LightGcnSettings(schema.Settings):
+    factors: int = Field(default=64, ge=1)
+    layers: int = Field(default=3, ge=1)
+    regularisation: float = Field(default=1e-4, ge=0)
+
+
+class LightGcn(nn.Module):
+    """
+    Args:
+        seen: training events, a SciPy matrix ``[users, items]``.
+    """
+
+    graph: Tensor
+    known: Tensor
+
+    def __init__(self, seen: Any, settings: LightGcnSettings) -> None:
+        super().__init__()
+        self.users, items = seen.shape
+        self.layers = settings.layers
+        self.start = nn.Parameter(torch.randn(self.users + items, settings.factors) * 0.1)
+        graph = normalised_graph(seen)
+        self.register_buffer("graph", graph, persistent=False)
+        self.register_buffer("known", torch.from_numpy(_degrees(seen) > 0).unsqueeze(1), persistent=False)
+
+    def forward(self) -> Tensor:
+        """``[users + items, factors]``."""
+        layer = self.start * self.known
+        total = layer
+        for _ in range(self.layers):
+            layer = torch.sparse.mm(self.graph, layer)
+            total = total + layer
+        return total / (self.layers + 1)
+
+
+def normalised_graph(seen: Any) -> Tensor:
+    """``D^-1/2 A D^-1/2`` of users and items, a sparse tensor ``[users + items, users + items]``."""
+    pairs = sparse.coo_array(seen)
+    users, count = seen.shape[0], sum(seen.shape)
+    row = np.concatenate([pairs.row, pairs.col + users])
+    column = np.concatenate([pairs.col + users, pairs.row])
+    degrees = _degrees(seen)
+    weights = 1 / np.sqrt(degrees[row] * degrees[column])
+    indices = torch.from_numpy(np.stack([row, column]).astype(np.int64))
+    return torch.sparse_coo_tensor(indices, torch.from_numpy(weights.astype(np.float32)), (count, count)).coalesce()
+
+
+def _degrees(seen: Any) -> np.ndarray:
+    return np.concatenate([np.asarray(seen.sum(1)), np.asarray(seen.sum(0))]).astype(np.float64)
+
+
+def fit_lightgcn(job: Job, settings: LightGcnSettings) -> Fitted:
+    dataset, training = job.dataset, job.experiment.training
+    seen = interactions(dataset)
+    model = LightGcn(seen, settings)
+    optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
+    index = dataset.events.of_split("train")
+    trained = np.flatnonzero(dataset.counts)
+
+    def epoch(number: int) -> float:
+        random = np.random.default_rng([training.seed, number])
+        order, total = random.permutation(index), 0.0
+        for start in range(0, len(order), training.batch_size):
+            batch = order[start : start + training.batch_size]
+            user, item = dataset.events.user[batch], dataset.events.item[batch]
+            other = unseen_items(seen, user, trained, random)
+            rows = [torch.from_numpy(part) for part in (user, item + model.users, other + model.users)]
+            vectors = model()
+            u, i, j = (vectors[row] for row in rows)
+            penalty = sum((model.start[row].square().sum() for row in rows), torch.zeros(())) / (2 * len(batch))
+            loss = functional.softplus((u * j).sum(1) - (u * i).sum(1)).mean() + settings.regularisation * penalty
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += float(loss.detach()) * len(batch)
+        return total / len(order)
+
+    def recommender() -> FixedFactors:
+        with torch.no_grad():
+            vectors = model().numpy()
+        return FixedFactors(vectors[: model.users], vectors[model.users :])
+
+    return fit_epochs(job, model, epoch, recommender, len(index))

@@ -1,0 +1,103 @@
+"""Each baseline is what its paper says, and finds the shop's tastes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from ctrkit.retrieval.baselines.als import Als, AlsSettings
+from ctrkit.retrieval.baselines.item_knn import ItemKnn, ItemKnnSettings, similarities
+from ctrkit.retrieval.baselines.lightgcn import LightGcn, LightGcnSettings, normalised_graph
+from ctrkit.retrieval.baselines.pairs import unseen_items
+from ctrkit.retrieval.baselines.sasrec import SasRec, SasRecSettings, left_aligned
+from ctrkit.retrieval.config import RetrievalExperiment
+from ctrkit.retrieval.dataset import RetrievalDataset
+from ctrkit.retrieval.trainer import train
+from tests.retrieval.test_evaluate import bags, queries
+from tests.retrieval.test_training import QUIET, changed
+
+SEEN = sparse.csr_array(np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 0]], np.float32))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"name": "item_knn"},
+        {"name": "als", "factors": 8},
+        {"name": "bpr_mf", "factors": 8},
+        {"name": "lightgcn", "factors": 8, "layers": 2},
+        {"name": "sasrec", "factors": 8, "blocks": 1, "length": 8},
+    ],
+    ids=lambda model: model["name"],
+)
+def test_every_baseline_beats_popularity(
+    experiment: RetrievalExperiment, dataset: RetrievalDataset, tmp_path: Path, model: dict[str, Any]
+) -> None:
+    """The most popular items find 0.175 of the targets."""
+    found = train(changed(experiment, tmp_path, model, epochs=5, learning_rate=0.02), dataset, console=QUIET)
+    assert found.test["recall@5"] > 0.25 and found.params > 0
+    again = train(changed(experiment, tmp_path, model, epochs=5, learning_rate=0.02), dataset, console=QUIET)
+    assert again.test == found.test, "the same seed, the same figures"
+
+
+def test_similarities_are_shrunk_cosines() -> None:
+    near = similarities(SEEN, ItemKnnSettings(neighbours=4, shrinkage=1.0)).toarray()
+    np.testing.assert_allclose(near[0], [0, 2 / (2 + 1), 1 / (2 + 1), 0], rtol=1e-6)
+    assert not near[3].any() and not near.diagonal().any()
+    only = similarities(SEEN, ItemKnnSettings(neighbours=1, shrinkage=0.0)).toarray()
+    np.testing.assert_allclose(only, [[0, 1, 0, 0], [1, 0, 0, 0], [0.5, 0, 0, 0], [0, 0, 0, 0]], rtol=1e-6)
+    scores = ItemKnn(sparse.csr_array(near)).scores(queries(bags([3], [3]), bags([0, 1], [])), np.array([0, 1]))
+    np.testing.assert_allclose(scores, [near[0] + near[1], np.zeros(4)], rtol=1e-6)
+
+
+def test_a_user_folded_in_minimises_the_weighted_squares() -> None:
+    """``sum_i c_i (p_i - <x, y_i>)^2 + lambda |x|^2`` with c = 1 + alpha and p = 1 of the history, 1 and 0 elsewhere."""
+    random = np.random.default_rng(0)
+    settings = AlsSettings(factors=3, alpha=4.0, regularisation=0.3)
+    model = Als(random.normal(size=(6, 3)).astype(np.float32), settings)
+    history = np.array([1, 4])
+    x = torch.tensor(model._user(history), dtype=torch.float64, requires_grad=True)
+    wanted = torch.zeros(6, dtype=torch.float64)
+    wanted[history] = 1
+    errors = (wanted - torch.from_numpy(model.items).double() @ x).square() * (1 + settings.alpha * wanted)
+    (errors.sum() + settings.regularisation * x.square().sum()).backward()
+    assert x.grad is not None
+    np.testing.assert_allclose(x.grad.numpy(), 0, atol=1e-4)
+
+
+def test_the_graph_is_normalised_by_both_degrees() -> None:
+    graph = normalised_graph(SEEN).to_dense().numpy()
+    assert graph.shape == (7, 7)
+    np.testing.assert_allclose(graph, graph.T)
+    assert graph[0, 3] == pytest.approx(1 / np.sqrt(2 * 2)) and graph[2, 5] == pytest.approx(1 / np.sqrt(1 * 2))
+    assert not graph[:3, :3].any() and not graph[6].any()
+
+
+def test_light_convolution_is_the_mean_of_its_layers() -> None:
+    model = LightGcn(SEEN, LightGcnSettings(factors=2, layers=2))
+    graph = normalised_graph(SEEN).to_dense()
+    start = model.start * model.known
+    torch.testing.assert_close(model(), (start + graph @ start + graph @ graph @ start) / 3)
+    assert not model()[6].any(), "an item nobody had is a zero"
+
+
+def test_a_place_sees_only_what_is_before_it() -> None:
+    torch.manual_seed(0)
+    model = SasRec(9, SasRecSettings(factors=8, heads=2, length=6)).eval()
+    a, b = torch.tensor([[3, 1, 4, 1, 5, 9]]), torch.tensor([[3, 1, 4, 2, 6, 0]])
+    torch.testing.assert_close(model(a)[:, :3], model(b)[:, :3])
+    assert not torch.allclose(model(a)[:, 3], model(b)[:, 3])
+    torch.testing.assert_close(model(a[:, :4])[:, 3], model(a)[:, 3])
+
+
+def test_sequences_are_cut_at_their_beginning_and_padded_at_their_end() -> None:
+    found, lengths = left_aligned(bags([7, 8, 9, 6], [], [2]), 3)
+    assert found.tolist() == [[9, 10, 7], [0, 0, 0], [3, 0, 0]] and lengths.tolist() == [3, 0, 1]
+
+
+def test_unseen_items_are_unseen() -> None:
+    drawn = unseen_items(SEEN, np.repeat([0, 1], 200), np.arange(4), np.random.default_rng(0))
+    assert set(drawn[:200]) == {2, 3} and set(drawn[200:]) == {3}
