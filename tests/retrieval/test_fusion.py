@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from ctrkit.retrieval.config import RetrievalExperiment
-from ctrkit.retrieval.fusion import ColdViews, FusionSettings, FusionTower, build_fusion
 from ctrkit.retrieval.dataset import RetrievalDataset
 from ctrkit.retrieval.export import export_towers
+from ctrkit.retrieval.fusion import ColdViews, FusionSettings, FusionTower, build_fusion
 from ctrkit.retrieval.prepare import prepare
 from ctrkit.retrieval.rows import Rows
 from ctrkit.retrieval.run import catalogue_of, read_weights
@@ -70,9 +70,7 @@ def cold(experiment: RetrievalExperiment, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize("model", [{"weight": 0.3}, {"weight": 0.0, "gate": False}], ids=["whole", "without-contrast-and-gate"])
-def test_cold_items_and_users_are_found(
-    cold: tuple[RetrievalExperiment, RetrievalDataset], tmp_path: Path, model: dict[str, Any]
-) -> None:
+def test_cold_items_and_users_are_found(cold: tuple[RetrievalExperiment, RetrievalDataset], tmp_path: Path, model: dict[str, Any]) -> None:
     """Of cold items nothing but the metadata is known: those of the user's taste are half of them."""
     experiment, dataset = cold
     settings = {"name": "fusion", "hidden": [16], "width": 8, "temperature": 0.2, **model}
