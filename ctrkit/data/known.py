@@ -132,7 +132,7 @@ KNOWN_LOGS = (
     KnownLog(
         "taobao-retrieval",
         "211,022",
-        "Which shop will a user buy from next? Users and shops alone, for retrieval",
+        "Which item will a user buy next? Users and items alone, for retrieval",
         "research use",
         "https://tianchi.aliyun.com/dataset/649",
         ("taobao-behaviour/buy.train.txt.gz",),
