@@ -112,8 +112,10 @@ def index_run(run: Path, to: Path, name: str | None, screen: Terminal) -> dict[s
 
 
 def _print_metrics(splits: dict[str, dict[str, float]], slices: dict[str, dict[str, Any]], screen: Terminal) -> None:
+    """A row a metric, a column a split; then the slices by the shortest list's figures."""
     names = list(next(iter(splits.values())))
-    screen.table(("split", *names), [(split, *(f"{metrics[name]:.4f}" for name in names)) for split, metrics in splits.items()])
-    of_targets = [name for name in next(iter(slices.values())) if name != "queries"]
-    rows = [(name, part["queries"], *(f"{part[metric]:.4f}" for metric in of_targets)) for name, part in slices.items()]
-    screen.table(("slice", "queries", *of_targets), rows)
+    screen.table(("metric", *splits), [(name, *(f"{metrics[name]:.4f}" for metrics in splits.values())) for name in names])
+    shown = [name for name in next(iter(slices.values())) if name != "queries"]
+    shown = [name for name in shown if name == "mrr" or name.endswith(shown[0][shown[0].index("@") :])]
+    rows = [(name, part["queries"], *(f"{part[metric]:.4f}" for metric in shown)) for name, part in slices.items()]
+    screen.table(("test slice" if "test" in splits else "slice", "queries", *shown), rows)

@@ -121,4 +121,28 @@ KNOWN_LOGS = (
         "https://archive.ics.uci.edu/dataset/2/adult",
         ("adult/adult.data.gz",),
     ),
+    KnownLog(
+        "movielens-1m-retrieval",
+        "1,000,209",
+        "Which film will a user like next? Ratings with users and films, for retrieval",
+        "GroupLens' terms: research, no redistribution",
+        "https://grouplens.org/datasets/movielens/1m/",
+        ("movielens-1m/ratings.csv.gz", "movielens-1m/users.dat", "movielens-1m/movies_extrainfos.dat.gz"),
+    ),
+    KnownLog(
+        "amazon-grocery-retrieval",
+        "121,892",
+        "Which product will a user buy next? Purchases by day, with the products' categories, for retrieval",
+        "research use",
+        "https://github.com/THUwangcy/ReChorus",
+        ("amazon-grocery/train.csv.gz", "amazon-grocery/item_meta.csv.gz"),
+    ),
+    KnownLog(
+        "taobao-retrieval",
+        "211,022",
+        "Which item will a user buy next? Users and items alone, for retrieval",
+        "research use",
+        "https://tianchi.aliyun.com/dataset/649",
+        ("taobao-behaviour/buy.train.txt.gz",),
+    ),
 )

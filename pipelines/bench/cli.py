@@ -10,7 +10,7 @@ from pipelines.options import Config, Json, Overrides
 from pipelines.terminal import training_terminal
 
 bench_app = typer.Typer(
-    help="Benchmarks: speed, models, compressed embeddings, rankings of features, searches, serving.",
+    help="Benchmarks: speed, models, compressed embeddings, rankings of features, searches, retrieval, serving.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -137,6 +137,36 @@ def compression(
 
         rows = bench_compression(config, overrides or [], method or [], budget or [], seeds, processes, quick, out, screen)
         screen.result(rows)
+
+
+@bench_app.command("retrieval")
+def retrieval(
+    configs: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="Experiments with task: retrieval.", show_default=False)],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="two_tower, ssl, ssl_random, spread_out, feature_dropout, fusion, popularity, item_knn, als, bpr_mf, lightgcn or sasrec. "
+            "Repeatable; default all.",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 1, 2, ...")] = 3,
+    share: Annotated[
+        list[float] | None,
+        typer.Option("--share", min=1e-6, max=1, help="Of the training events. Repeatable; default all of them.", show_default=False),
+    ] = None,
+    out: Out = Path("out/bench-retrieval"),
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Retrieval methods x data x seeds x shares of the training events, over the full catalogue and by slices."""
+    with training_terminal(json) as screen:
+        from pipelines.bench.retrieval import bench_retrieval
+
+        say = screen.console.print
+        screen.result(bench_retrieval(configs, overrides or [], method or [], seeds, share or [], out, say))
 
 
 @bench_app.command("rank")

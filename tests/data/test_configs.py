@@ -6,15 +6,19 @@ from typing import Any
 
 import pytest
 
-from ctrkit.config import Experiment, load_config
+from ctrkit.config import Experiment, load_config, task_of
 from ctrkit.data.known import KNOWN_LOGS, KnownLog
 from ctrkit.data.prepare import check_columns, prepare
+from ctrkit.retrieval.config import load_retrieval
+from ctrkit.retrieval.prepare import check_columns as check_retrieval_columns
 
 CONFIGS = sorted(Path("configs").glob("*.yaml"))
-REAL = [known for known in KNOWN_LOGS if known.files]
+RETRIEVAL = [path for path in CONFIGS if task_of(path) == "retrieval"]
+CLICKS = [path for path in CONFIGS if path not in RETRIEVAL]
+REAL = [known for known in KNOWN_LOGS if known.files and Path(known.config) in CLICKS]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CLICKS, ids=lambda path: path.stem)
 def test_every_config_loads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CTRKIT_DATA", "data")
     experiment = load_config(path)
@@ -95,3 +99,16 @@ def test_movielens_ratings_are_joined_with_users_and_films(tmp_path: Path) -> No
         "title": "One Flew Over the Cuckoo's Nest (1975)",
         "genres": "Drama",
     }
+
+
+@pytest.mark.parametrize("path", RETRIEVAL, ids=lambda path: path.stem)
+def test_every_retrieval_config_fits_its_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = next(known for known in KNOWN_LOGS if known.config == str(path))
+    if not known.found:
+        monkeypatch.setenv("CTRKIT_DATA", "data")
+    experiment = load_retrieval(path)
+    assert experiment.name == path.stem
+    tables = [table.path for table in (experiment.users, experiment.items) if table is not None]
+    assert {str(Path(os.environ["CTRKIT_DATA"]) / file) for file in known.files} == {experiment.data.path, *tables}
+    if known.found:
+        assert check_retrieval_columns(experiment)

@@ -1,0 +1,94 @@
+"""The benchmark trains what it says, goes on where it was stopped and reports by slice."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from ctrkit.errors import CtrkitError
+from ctrkit.retrieval.config import RetrievalExperiment, load_retrieval
+from ctrkit.retrieval.methods import method_of
+from pipelines.bench.process import Ended
+from pipelines.bench.retrieval import NAMES, bench_retrieval, with_method
+
+CONFIG = """
+task: retrieval
+name: shop
+data: {path: log.csv}
+user: user
+item: item
+item_features: [{name: item, kind: categorical}, {name: colour, kind: categorical}]
+user_features: [{name: user, kind: categorical}]
+model: {name: two_tower, hidden: [8], temperature: 0.2, auxiliary: {kind: ssl, weight: 0.5}}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "shop.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def fake_training(ran: list[RetrievalExperiment]) -> Callable[..., Ended]:
+    """In place of ``ctrkit train``: a recall by the seed and the share; nothing cold is found."""
+
+    def run(arguments: list[str], threads: int | None = None) -> Ended:
+        experiment = load_retrieval(arguments[1], [arguments[3]])
+        ran.append(experiment)
+        if experiment.model.name == "als":
+            return Ended(2, json.dumps({"error": "no"}), "error: no")
+        value = experiment.split.train_share * (0.1 + experiment.training.seed / 100)
+        figures = {"recall@10": value, "ndcg@10": value / 2, "mrr": value / 3}
+        whole = {**figures, "novelty@10": 9.0, "popularity_bias@10": None}
+        slices = {"head": {**figures, "queries": 7}, "cold_items": {**dict.fromkeys(figures, 0.0), "queries": 2}}
+        return Ended(0, "text\n" + json.dumps({"test": whole, "slices": slices, "seconds": 3.0}) + "\n", "")
+
+    return run
+
+
+def test_a_benchmark_is_resumed_and_reported(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[RetrievalExperiment] = []
+    monkeypatch.setattr("pipelines.bench.retrieval.run_command", fake_training(ran))
+    out, said = tmp_path / "bench", []
+
+    def bench(seeds: int, *overrides: str) -> list[dict]:
+        return bench_retrieval([config], overrides, ["two_tower", "ssl", "als"], seeds, [0.5, 1.0], out, said.append)
+
+    rows = bench(2)
+    assert len(ran) == 3 * 2 * 2
+    assert any("shop als share 1 seed 1: failed: error: no" in text for text in said)
+    first = rows[0]
+    assert (first["method"], first["share"], first["slice"], first["seeds"]) == ("two_tower", 0.5, "all", 2)
+    assert first["recall@10"] == pytest.approx(0.5 * 0.115) and first["recall@10_std"] == pytest.approx(0.5 * 0.005)
+    assert first["popularity_bias@10"] is None
+    assert {(row["method"], row["slice"]) for row in rows} == {
+        (method, part) for method in ("two_tower", "ssl") for part in ("all", "head", "cold_items")
+    }
+    assert pl.read_parquet(out / "results.parquet").height == len(rows) == 12
+    report = (out / "report.md").read_text()
+    assert "## shop, 50% of the training events" in report and "| two_tower | 0.0000 ± 0.0000 | 0.0575 ± 0.0025 |" in report
+    ran.clear()
+    bench(3)
+    assert sorted({e.training.seed for e in ran if e.model.name != "als"}) == [3], "the others are there already"
+    with pytest.raises(CtrkitError, match="holds other settings"):
+        bench(3, "training.batch_size=7")
+
+
+def test_every_method_is_one_that_can_be_trained(config: Path) -> None:
+    base = load_retrieval(config)
+    for name in NAMES:
+        experiment = with_method(base, name, 0.5)
+        method, settings = method_of(experiment.model)
+        assert experiment.split.train_share == 0.5
+        if method.build is not None:
+            assert settings.temperature == 0.2, "the config's own"
+    assert method_of(with_method(base, "two_tower", 1.0).model)[1].auxiliary is None
+    assert method_of(with_method(base, "ssl_random", 1.0).model)[1].auxiliary.masking == "random"
+
+
+def test_an_unknown_method_is_named(config: Path, tmp_path: Path) -> None:
+    with pytest.raises(CtrkitError, match="Did you mean 'sasrec'"):
+        bench_retrieval([config], [], ["sas_rec"], 1, [], tmp_path)
