@@ -121,9 +121,13 @@ class RetrievalDataset(Catalogue):
         """What is asked on a split."""
         return queries_of(self.events, split)
 
+    def encoded_users(self, events: np.ndarray) -> Rows:
+        """What the user tower takes of these events' users and contexts, without their histories."""
+        return self._encoded_users.take(self.events.user[events]).beside(self._encoded_context.take(events))
+
     def encoded_queries(self, events: np.ndarray) -> Rows:
         """What the user tower takes of the users and moments of these events: history, user and context."""
-        rows = self._encoded_users.take(self.events.user[events]).beside(self._encoded_context.take(events))
+        rows = self.encoded_users(events)
         bags = {}
         if self.query_inputs.sequences:
             items, offsets = self.events.histories(events)

@@ -175,7 +175,7 @@ class TowerTraining:
         dataset = self.job.dataset
         tables = gather_full_weights(self.model)
         sides = (
-            (self.towers.user, dataset.query_inputs, dataset.encoded_queries(self.events)),
+            (self.towers.user, dataset.query_inputs, dataset.encoded_users(self.events)),
             (self.towers.item, dataset.item_inputs, dataset.encoded_items.take(np.flatnonzero(dataset.counts))),
         )
         for tower, inputs, rows in sides:
