@@ -54,7 +54,7 @@ def test_ids_with_high_thresholds_are_pruned_first() -> None:
 
 def test_the_training_starts_from_the_first_weights_without_those_pruned() -> None:
     method = method_of("pep", 0.3, granularity="feature")
-    assert method.starts_from == 0 and method.search_epochs == 3
+    assert (method.starts_from, method.search_epochs, method.search_stops_early) == (0, 10, True)
     codec, tables = made(method)
     assert tables.keys() == {"rows"}
     ids = torch.arange(600)
