@@ -55,6 +55,11 @@ class Method(ABC):
     def __init__(self, settings: Any, space: IdSpace, dim: int) -> None:
         self.settings, self.space, self.dim = settings, space, dim
 
+    @classmethod
+    def takes_single(cls, settings: Any, space: IdSpace) -> bool:
+        """Whether it makes single numbers (first-order weights) smaller too, in this budget. Those of other methods are hashed into it."""
+        return False
+
     @property
     def full_bytes(self) -> int:
         """Of the table without compression."""

@@ -100,11 +100,22 @@ class StoredQuantised(ByTable):
         self.register_buffer("scales", scales.detach().clone())
 
     def vectors(self, ids: Tensor, tables: Tensor) -> Tensor:
-        return self.codes(ids) * self.scales[tables].unsqueeze(-1)
+        scales = self.scales[tables].unsqueeze(-1)
+        return self.codes(ids) * scales.expand(*tables.shape, self.codes.dim)  # to multiply 16 at a time takes longer than to look up
 
 
 class QuantisedSettings(MethodSettings):
     bits: Literal[16, 8, 4] | None = Field(default=None, description="of a number; default the most that the budget has room for")
+
+
+def possible_widths(settings: QuantisedSettings) -> tuple[int, ...]:
+    """Bits of a number, widest first."""
+    return WIDTHS if settings.bits is None else (settings.bits,)
+
+
+def quantised_bytes(space: IdSpace, dim: int, bits: int) -> int:
+    """What is stored of vectors of so many numbers."""
+    return code_bytes(space.total, dim, bits) + len(space.rows) * _TABLE_BYTES
 
 
 @register(
@@ -119,13 +130,18 @@ class Quantised(Method):
 
     def __init__(self, settings: QuantisedSettings, space: IdSpace, dim: int) -> None:
         super().__init__(settings, space, dim)
-        widths = [settings.bits] if settings.bits else WIDTHS
-        takes = {bits: code_bytes(space.total, dim, bits) + len(space.rows) * _TABLE_BYTES for bits in widths}
-        fitting = [bits for bits in widths if takes[bits] <= self.allowed_bytes]
+        takes = {bits: quantised_bytes(space, dim, bits) for bits in possible_widths(settings)}
+        fitting = [bits for bits, size in takes.items() if size <= self.allowed_bytes]
         if not fitting:
             fewer = "" if settings.bits in (None, 4) else ", or set fewer bits"
             raise self.refuse(min(takes.values()), f"Raise the budget{fewer}; below four bits a number, another method has to be used")
         self.bits = fitting[0]
+
+    @classmethod
+    def takes_single(cls, settings: QuantisedSettings, space: IdSpace) -> bool:
+        """To be looked up as integers takes less time than to be hashed, and no two share a number."""
+        allowed = settings.budget * space.total * FLOAT_BYTES
+        return any(quantised_bytes(space, 1, bits) <= allowed for bits in possible_widths(settings))
 
     def codec(self, decision: Mapping[str, Tensor], counts: Tensor) -> QuantisedCodec:
         return QuantisedCodec(self.space, self.dim, self.bits)

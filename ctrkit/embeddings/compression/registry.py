@@ -75,13 +75,13 @@ def check_compression(choice: Compression) -> tuple[type[Method], MethodSettings
 def plan_method(choice: Compression, space: IdSpace, dim: int) -> Method:
     """The method of a group of vectors ``dim`` wide, its sizes solved.
 
-    Single numbers (first-order weights) are hashed into the budget, whatever the method: there is nothing else to make smaller in them.
+    Single numbers (first-order weights) are hashed into the budget, unless the method takes those too.
 
     Raises:
         CtrkitError: as ``check_compression``; or the budget cannot be reached.
     """
     method, settings = check_compression(choice)
-    if dim == 1:
+    if dim == 1 and not method.takes_single(settings, space):
         hashing = _entries()["hash"].method
         return hashing(hashing.Settings(budget=choice.budget), space, dim)
     return method(settings, space, dim)

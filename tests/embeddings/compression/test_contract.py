@@ -109,8 +109,10 @@ def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
         check_compression(Compression(method="hush"))
 
 
-def test_single_numbers_are_hashed_whatever_the_method() -> None:
-    assert method_of("magnitude", 0.1, dim=1).name == "hash"
+@pytest.mark.parametrize("name", NAMES)
+def test_single_numbers_are_hashed_or_the_method_s(name: str) -> None:
+    assert method_of(name, 0.1, dim=1).name == "hash"
+    assert method_of(name, 1.0, dim=1).name == ("quantised" if name == "quantised" else "hash")
 
 
 def test_the_ids_of_all_fields_are_one_range() -> None:

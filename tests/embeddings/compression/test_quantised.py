@@ -134,6 +134,21 @@ def test_a_budget_without_room_is_refused(budget: float, bits: int | None) -> No
         method_of("quantised", budget, bits=bits)
 
 
+@pytest.mark.parametrize(
+    ("budget", "bits", "name", "taken"),
+    [(0.6, None, "quantised", 2), (0.5, None, "quantised", 1), (0.3, 8, "quantised", 1), (0.3, 16, "hash", 0), (0.2, None, "hash", 0)],
+)
+def test_single_numbers_are_integers_too_where_there_is_room(budget: float, bits: int | None, name: str, taken: int) -> None:
+    method = method_of("quantised", budget, 1, bits=bits)
+    assert method.name == name
+    if name == "quantised":
+        table = table_of(1)
+        codec = trained(budget, 1, table, bits=bits)
+        stored, ids = codec.stored({"rows": table}), torch.arange(TOTAL)
+        assert stored_bytes(stored) == TOTAL * taken + TABLES * 8 <= method.allowed_bytes
+        assert torch.equal(stored(ids), looked_up(codec, {"rows": table}, ids))
+
+
 def test_other_widths_are_refused() -> None:
     with pytest.raises(CtrkitError, match="bits"):
         method_of("quantised", 0.5, bits=12)
