@@ -101,7 +101,7 @@ class StoredQuantised(ByTable):
 
     def vectors(self, ids: Tensor, tables: Tensor) -> Tensor:
         scales = self.scales[tables].unsqueeze(-1)
-        return self.codes(ids) * scales.expand(*tables.shape, self.codes.dim)  # all numbers of a row are one run of a product, not 16 each
+        return self.codes(ids) * scales.expand(*tables.shape, self.codes.dim)  # to multiply 16 at a time takes longer than to look up
 
 
 class QuantisedSettings(MethodSettings):
