@@ -6,8 +6,9 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ctrkit.config import Experiment, UnifiedEmbedding, expand_range, load_config, to_yaml
+from ctrkit.config import Experiment, UnifiedEmbedding, expand_range, load_config, task_of, to_yaml
 from ctrkit.errors import CtrkitError
+from ctrkit.retrieval.config import load_retrieval
 from ctrkit.schema import Buckets, Hash, Kind, Log1p, Standardise, Vocabulary
 
 SMALL = """
@@ -75,8 +76,14 @@ def test_shipped_configs_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CTRKIT_DATA", "data")
     paths = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
     assert {p.stem for p in paths} >= {"simulated", "criteo", "avazu", "frappe", "movielens-tag", "movielens-1m", "kuairand"}
-    names = [load_config(path).name for path in paths]
+    names = [load_retrieval(path).name if task_of(path) == "retrieval" else load_config(path).name for path in paths]
     assert len(set(names)) == len(names)
+
+
+def test_an_experiment_of_another_task_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("task: retrieval\nname: x\n")
+    with pytest.raises(CtrkitError, match="is of task: retrieval"):
+        load_config(tmp_path / "x.yaml")
 
 
 # -- YAML: plain values mean what people mean

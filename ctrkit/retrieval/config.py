@@ -17,16 +17,17 @@ class RetrievalSplit(Settings):
 
     ``leave-last-out``: a user's last event is for test, the one before for validation; users of fewer than three events are for training
     alone; events of cold items and users, of which there are none by default, do not count. It compares methods on every user; it does not stand for time, since one user's training events may be later than another's
-    test. ``time``: the latest events of all users, by ``time`` or, without it, by their order in the log.
+    test. ``leave-random-out``: the same with each user's events in a random order, for a log whose order means nothing; a history then
+    holds the events that come before by chance. ``time``: the latest events of all users, by ``time`` or, without it, by their order in the log.
     """
 
-    by: Literal["leave-last-out", "time"] = "leave-last-out"
+    by: Literal["leave-last-out", "leave-random-out", "time"] = "leave-last-out"
     valid: float = Field(default=0.1, gt=0, description="of by: time; a fraction of the events, or a number of them")
     test: float = Field(default=0.1, gt=0, description="of by: time")
     cold_items: float = Field(default=0.0, ge=0, lt=1, description="share of items whose events are all for test: never trained on")
     cold_users: float = Field(default=0.0, ge=0, lt=1, description="share of users whose events are all for test, without a history")
     train_share: float = Field(default=1.0, gt=0, le=1, description="share of the training events that is kept, drawn at random")
-    seed: int = Field(default=0, ge=0, description="of which items and users are cold, and of which training events are kept")
+    seed: int = Field(default=0, ge=0, description="of what is drawn: cold items and users, kept training events, a random order")
 
     @model_validator(mode="after")
     def _sizes(self) -> "RetrievalSplit":
@@ -89,6 +90,8 @@ class RetrievalExperiment(Settings):
     def _one_log(self) -> "RetrievalExperiment":
         if self.data.path is None or self.data.joins:
             raise ValueError("data: a retrieval experiment has one log, 'path', without joins; its side tables are 'users' and 'items'")
+        if self.split.by == "leave-random-out" and self.time is not None:
+            raise ValueError("split.by: leave-random-out puts events in a random order: leave 'time' out, or split by leave-last-out")
         for side, column in (("users", self.user), ("items", self.item)):
             table = getattr(self, side)
             if table is not None and table.on != column:

@@ -118,7 +118,7 @@ def assign_splits(user: np.ndarray, item: np.ndarray, time: np.ndarray, settings
     cold_item = _drawn(int(item.max()) + 1, settings.cold_items, settings.seed)[item]
     cold_user = _drawn(int(user.max()) + 1, settings.cold_users, settings.seed + 1)[user]
     cold = cold_item | cold_user
-    if settings.by == "leave-last-out":
+    if settings.by != "time":
         split = np.full(len(user), TRAIN, np.int8)
         warm = np.flatnonzero(~cold)
         counts = np.bincount(user[warm])

@@ -18,6 +18,7 @@ from ctrkit.data.folder import whole_folder
 from ctrkit.data.labels import LABEL, TIME, LabelRule, TimeRule
 from ctrkit.data.prepare import Progress
 from ctrkit.data.readers import Chunk, open_log, side_columns, side_table
+from ctrkit.data.splits import random_keys
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.retrieval.config import RetrievalExperiment
 from ctrkit.retrieval.dataset import EVENTS, FILE, GOLDEN, ITEMS, KEY, TRANSFORMS, USERS, RetrievalDataset, dataset_dir, fingerprint
@@ -123,10 +124,17 @@ class LogColumns:
             missing = (key == _missing(feature)).arg_true()
             if len(missing):
                 raise CtrkitError(f"{chunk.place(missing[0])} has no '{feature.name}'", "Every row needs a user and an item")
-        order = pl.Series(TIME, np.arange(self.rows_read, self.rows_read + frame.height, dtype=np.float64))
+        order = pl.Series(TIME, self._order(frame.height))
         self.rows_read += frame.height
         rows = pl.DataFrame([*keys, self.time.values(chunk) if self.time else order, *features.get_columns()])
         return rows if self.positive is None else rows.filter(self.positive.values(chunk).alias(LABEL).cast(pl.Boolean))
+
+    def _order(self, rows: int) -> np.ndarray:
+        """What stands for the time of the next rows: their numbers, or random ones."""
+        split = self.experiment.split
+        if split.by == "leave-random-out":
+            return random_keys(self.rows_read, rows, split.seed + 3).astype(np.float64)
+        return np.arange(self.rows_read, self.rows_read + rows, dtype=np.float64)
 
 
 def _positive_rows(columns: LogColumns, say: Progress) -> pl.DataFrame:

@@ -105,6 +105,31 @@ def test_a_dataset_is_found_again_and_another_one_is_not(
         RetrievalDataset(tmp_path)
 
 
+def test_a_random_order_knows_nothing_of_the_rows(tmp_path: Path) -> None:
+    """Every user has the same items in the same order: leaving the last out tests one item, leaving any out tests all alike."""
+    pl.DataFrame([(u, i) for u in range(300) for i in range(6)], schema=["user", "item"], orient="row").write_csv(tmp_path / "log.csv")
+    tree = {
+        "task": "retrieval",
+        "name": "plain",
+        "data": {"path": str(tmp_path / "log.csv")},
+        "user": "user",
+        "item": "item",
+        "item_features": [{"name": "item", "kind": "categorical"}],
+        "user_features": [{"name": "recent", "kind": "sequence", "of": "item"}],
+        "output": str(tmp_path),
+    }
+    tested = {}
+    for by in ("leave-last-out", "leave-random-out"):
+        dataset = prepare(RetrievalExperiment.model_validate({**tree, "split": {"by": by}}))
+        queries = dataset.queries("test")
+        assert len(queries) == 300 and np.diff(queries.history[1]).tolist() == [5] * 300
+        tested[by] = np.bincount(queries.targets[0], minlength=6)
+    assert tested["leave-last-out"].tolist() == [0, 0, 0, 0, 0, 300]
+    assert tested["leave-random-out"].min() > 30
+    with pytest.raises(ValueError, match="leave 'time' out"):
+        RetrievalExperiment.model_validate({**tree, "time": "t", "split": {"by": "leave-random-out"}})
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
