@@ -94,7 +94,7 @@ def runs(log: Path, dataset: Dataset) -> dict[str, Path]:
 
 def test_attention_finds_what_a_mean_blurs(runs: dict[str, Path]) -> None:
     auc = {name: predict_split(run, "test").metrics()["auc"] for name, run in runs.items()}
-    assert all(auc[name] > auc["dnn"] + 0.05 for name in RUNS if name != "dnn"), auc
+    assert all(auc[name] > auc["dnn"] + 0.02 for name in RUNS if name != "dnn"), auc
 
 
 @pytest.mark.parametrize("name", RUNS)
