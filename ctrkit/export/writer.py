@@ -2,16 +2,12 @@
 
 import math
 import os
-import re
-import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import orjson
 import polars as pl
@@ -30,7 +26,6 @@ from ctrkit.bundle import (
     describe_files,
     open_session,
     output_names,
-    versions,
 )
 from ctrkit.errors import CtrkitError
 from ctrkit.export.cross import write_crosses
@@ -38,6 +33,7 @@ from ctrkit.export.graph import write_model
 from ctrkit.export.selfcheck import Reference, check
 from ctrkit.export.triton import triton_config
 from ctrkit.export.twin import Twin
+from ctrkit.export.version import NewVersion, new_version
 from ctrkit.feeds import input_names
 from ctrkit.known import KnownValues
 from ctrkit.models.base import RankingModel
@@ -96,8 +92,7 @@ class Exported:
 def write_bundle(trained: Trained, repo: str | Path, name: str, *, external_mb: float = 1024) -> Exported:
     """Exports the model as the next version of ``<repo>/<name>``.
 
-    The version is written under a hidden name and renamed once it has passed its check: whoever watches the
-    repository never sees half of it.
+    It is renamed from a hidden name once it has passed its check.
 
     Args:
         external_mb: weights above it lie beside ``model.onnx``.
@@ -110,18 +105,13 @@ def write_bundle(trained: Trained, repo: str | Path, name: str, *, external_mb: 
     taken = {name for feature in features for name in input_names(feature)}.intersection(output_names(inputs.tasks))
     if taken:
         raise CtrkitError(f"a feature is named '{taken.pop()}', which is the name of the model's output", "Rename the column")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise CtrkitError(f"'{name}' cannot name a model", "Use letters, digits, '_', '.' and '-', starting with a letter or digit")
-    model_folder = Path(repo) / name
-    number = max(versions(model_folder), default=0) + 1
-    scratch = model_folder / f".{number}-{uuid4().hex[:8]}"
-    try:
-        scratch.mkdir(parents=True)
+    with new_version(Path(repo), name) as version:
+        scratch = version.scratch
         crosses = trained.dense_arch.crosses
         groups = trained.dense_arch.groups(trained.dense_arch.dim)
         twin = Twin(inputs, trained.tables, trained.dense_arch, groups, trained.new_ids, crosses, trained.stored).eval()
         parts = trained.transforms.onnx_graph() + ([write_crosses(crosses)] if crosses is not None else [])
-        write_model(scratch, twin, parts, name=name, version=number, external_bytes=external_mb * 2**20)
+        write_model(scratch, twin, parts, name=name, version=version.number, external_bytes=external_mb * 2**20)
         session = open_session(scratch / MODEL_FILE)
         checked = check(session, twin, trained.reference, trained.transforms, trained.golden, crosses)
         golden = Golden(rows=json_rows(trained.golden), probabilities=as_lists(checked.probabilities, inputs.tasks))
@@ -129,7 +119,7 @@ def write_bundle(trained: Trained, repo: str | Path, name: str, *, external_mb: 
         known_values(trained.transforms).save(scratch / KNOWN_FILE)
         manifest = Manifest(
             name=name,
-            version=number,
+            version=version.number,
             model=trained.model,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             run=trained.run,
@@ -144,28 +134,18 @@ def write_bundle(trained: Trained, repo: str | Path, name: str, *, external_mb: 
             | {package: installed(package) for package in ("torch", "torchrec", "onnx", "onnxruntime")},
         )
         (scratch / MANIFEST_FILE).write_bytes(orjson.dumps(manifest.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
-        folder = model_folder / str(number)
-        _publish(scratch, folder, triton_config(name, features, inputs.tasks))
-    except BaseException as error:
-        shutil.rmtree(scratch, ignore_errors=True)
-        with suppress(OSError):  # it holds other versions
-            model_folder.rmdir()
-        if isinstance(error, OSError):
-            raise CtrkitError(
-                f"the bundle cannot be written to '{model_folder}': {error.strerror or error}", "Make room or mend the path"
-            ) from error
-        raise
-    return Exported(folder, checked.max_abs_diff, sum(file.stat().st_size for file in folder.iterdir()))
+        _publish(version, triton_config(name, features, inputs.tasks))
+    return Exported(version.folder, checked.max_abs_diff, sum(file.stat().st_size for file in version.folder.iterdir()))
 
 
-def _publish(scratch: Path, folder: Path, config: str) -> None:
+def _publish(version: NewVersion, config: str) -> None:
     """Gives the version its name, and Triton its configuration just before."""
-    if folder.exists():
-        raise CtrkitError(f"another export wrote '{folder}' meanwhile", "Export again")
-    temporary = folder.parent / f".{CONFIG_FILE}.tmp"
+    version.refuse_taken()
+    model_folder = version.folder.parent
+    temporary = model_folder / f".{CONFIG_FILE}.tmp"
     temporary.write_text(config, encoding="utf8")
-    os.replace(temporary, folder.parent / CONFIG_FILE)
-    scratch.rename(folder)
+    os.replace(temporary, model_folder / CONFIG_FILE)
+    version.publish()
 
 
 def known_values(transforms: FittedTransforms) -> KnownValues:

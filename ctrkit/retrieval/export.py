@@ -1,14 +1,10 @@
 """A trained run of towers -> a bundle: each tower an ONNX graph that takes raw values, checked against the trained model."""
 
-import re
-import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import orjson
@@ -23,6 +19,7 @@ from ctrkit.errors import CtrkitError
 from ctrkit.export.graph import VECTOR, write_model
 from ctrkit.export.selfcheck import TOLERANCE, checked_rows, to_tensors
 from ctrkit.export.twin import Twin
+from ctrkit.export.version import new_version
 from ctrkit.export.writer import json_rows
 from ctrkit.feeds import columns_to_feed, frame_to_columns, input_names
 from ctrkit.retrieval.batch import tower_batch
@@ -34,7 +31,6 @@ from ctrkit.retrieval.bundle import (
     USER_FILE,
     GoldenVectors,
     RetrievalManifest,
-    tower_versions,
 )
 from ctrkit.retrieval.dataset import KEY, Catalogue
 from ctrkit.retrieval.methods import method_of
@@ -95,13 +91,8 @@ def export_towers(run: Path, repo: Path, name: str | None = None) -> ExportedTow
     model = reload(towers, weights, catalogue.query_inputs, catalogue.item_inputs, experiment.embedding)
     sides = _sides(catalogue, towers, model, weights["tables"], experiment.embedding.dim, experiment.export.golden_rows)
     name = name or experiment.export.name or experiment.name
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise CtrkitError(f"'{name}' cannot name a model", "Use letters, digits, '_', '.' and '-', starting with a letter or digit")
-    model_folder = repo / name
-    number = max(_numbers(model_folder), default=0) + 1
-    scratch = model_folder / f".{number}-{uuid4().hex[:8]}"
-    try:
-        scratch.mkdir(parents=True)
+    with new_version(repo, name) as version:
+        scratch, number = version.scratch, version.number
         found = [_write(side, scratch, name, number, settings.width, experiment.export.external_data_mb * 2**20) for side in sides]
         catalogue.items.write_parquet(scratch / ITEMS_FILE)
         (users, user_diff), (items, item_diff) = found
@@ -131,24 +122,8 @@ def export_towers(run: Path, repo: Path, name: str | None = None) -> ExportedTow
             | {package: installed(package) for package in ("torch", "torchrec", "onnx", "onnxruntime")},
         )
         (scratch / MANIFEST_FILE).write_bytes(orjson.dumps(manifest.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
-        folder = model_folder / str(number)
-        scratch.rename(folder)
-    except BaseException as error:
-        shutil.rmtree(scratch, ignore_errors=True)
-        with suppress(OSError):  # it holds other versions
-            model_folder.rmdir()
-        if isinstance(error, OSError):
-            raise CtrkitError(
-                f"the bundle cannot be written to '{model_folder}': {error.strerror or error}", "Make room or mend the path"
-            ) from error
-        raise
-    return ExportedTowers(folder, manifest.max_abs_diff, sum(file.stat().st_size for file in folder.iterdir()))
-
-
-def _numbers(model_folder: Path) -> list[int]:
-    """Versions that are taken, by towers or by others."""
-    taken = [int(path.name) for path in model_folder.glob("*") if path.name.isascii() and path.name.isdigit()]
-    return sorted({*taken, *tower_versions(model_folder)})
+        version.publish()
+    return ExportedTowers(version.folder, manifest.max_abs_diff, sum(file.stat().st_size for file in version.folder.iterdir()))
 
 
 def _sides(

@@ -97,3 +97,8 @@ def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path, train
     (tmp_path / "file").write_text("")
     with pytest.raises(CtrkitError, match="cannot be written"):
         write_bundle(trained("lr"), tmp_path / "file", "clicks")
+
+
+def test_a_version_comes_after_every_numbered_folder(tmp_path: Path, trained: Callable[..., Trained]) -> None:
+    (tmp_path / "clicks" / "5").mkdir(parents=True)
+    assert write_bundle(trained("lr"), tmp_path, "clicks").bundle.name == "6"
