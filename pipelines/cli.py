@@ -397,7 +397,7 @@ def _is_retrieval(config: Path, select: Path | None = None) -> bool:
 
 
 def _load(config: Path, overrides: list[str] | None, stack: str) -> Any:
-    from ctrkit.config import load_config
+    from ctrkit.config_file import load_config
 
     _require(stack)
     return load_config(config, overrides or [])

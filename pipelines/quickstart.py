@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ctrkit.config import Experiment, load_config
+from ctrkit.config import Experiment
+from ctrkit.config_file import load_config
 from ctrkit.data.files import find_files
 from ctrkit.data.simulate import latest
 from ctrkit.errors import CtrkitError

@@ -10,7 +10,8 @@ from typing import Any, Self, cast
 
 import polars as pl
 
-from ctrkit.config import Experiment, dump_yaml
+from ctrkit.config import Experiment
+from ctrkit.config_file import dump_yaml
 from ctrkit.data.prepare import peak_mb
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.schema import Feature

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ctrkit.config import task_of
+from ctrkit.config_file import task_of
 from ctrkit.errors import CtrkitError
 from pipelines.terminal import Terminal
 

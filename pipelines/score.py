@@ -53,7 +53,8 @@ def score(
     import polars as pl
 
     from ctrkit.bundle import open_bundle, output_names
-    from ctrkit.config import FileLayout, load_config
+    from ctrkit.config import FileLayout
+    from ctrkit.config_file import load_config
     from ctrkit.data.files import find_files
     from ctrkit.data.readers import LogReader
     from ctrkit.errors import CtrkitError

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ctrkit.config import Experiment, UnifiedEmbedding, expand_range, load_config, task_of, to_yaml
+from ctrkit.config import Experiment, UnifiedEmbedding, expand_range
+from ctrkit.config_file import load_config, task_of, to_yaml
 from ctrkit.errors import CtrkitError
 from ctrkit.retrieval.config import load_retrieval
 from ctrkit.schema import Buckets, Hash, Kind, Log1p, Standardise, Vocabulary

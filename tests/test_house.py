@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BASE = {"ctrkit.errors", "ctrkit.schema", "ctrkit.config", "ctrkit.quiet"}
+BASE = {"ctrkit.errors", "ctrkit.schema", "ctrkit.config", "ctrkit.config_file", "ctrkit.config_errors", "ctrkit.quiet"}
 """The words everybody may use."""
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -21,6 +21,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ctrkit.client": set(),
     "ctrkit.schema": set(),
     "ctrkit.config": set(),
+    "ctrkit.config_file": set(),
+    "ctrkit.config_errors": set(),
     "ctrkit.transforms": set(),
     "ctrkit.feeds": set(),
     "ctrkit.known": set(),

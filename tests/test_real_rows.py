@@ -18,7 +18,8 @@ from rich.console import Console
 
 import ctrkit.quiet  # noqa: F401
 from ctrkit.bundle import open_bundle
-from ctrkit.config import Experiment, load_config
+from ctrkit.config import Experiment
+from ctrkit.config_file import load_config
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.prepare import prepare
 from ctrkit.models.registry import models

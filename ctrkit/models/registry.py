@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 import ctrkit.models
-from ctrkit.config import AnyEmbedding, AutoDis, Embedding, Numeric, UnifiedEmbedding, explain
+from ctrkit.config import AnyEmbedding, AutoDis, Embedding, Numeric, UnifiedEmbedding
+from ctrkit.config_errors import explain
 from ctrkit.embeddings.unified import JoinLookups, plan_lookups
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.layers import numeric as numeric_layers

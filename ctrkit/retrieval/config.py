@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from ctrkit.config import Data, Embedding, Export, ModelChoice, SideTable, Split, load_settings, of_target
+from ctrkit.config import Data, Embedding, Export, ModelChoice, SideTable, Split, of_target
+from ctrkit.config_file import load_settings
 from ctrkit.schema import Feature, Kind, Settings
 
 FEATURE_LISTS = ("user_features", "item_features", "context_features")
@@ -148,5 +149,5 @@ class RetrievalExperiment(Settings):
 
 
 def load_retrieval(path: str | Path, overrides: Sequence[str] = ()) -> RetrievalExperiment:
-    """Reads a retrieval experiment. Raises as ``ctrkit.config.load_config``."""
+    """Reads a retrieval experiment. Raises as ``ctrkit.config_file.load_config``."""
     return load_settings(path, overrides, RetrievalExperiment, FEATURE_LISTS)

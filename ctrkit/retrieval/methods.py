@@ -6,7 +6,8 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from ctrkit import schema
-from ctrkit.config import ModelChoice, explain
+from ctrkit.config import ModelChoice
+from ctrkit.config_errors import explain
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.retrieval.baselines.als import AlsSettings, fit_als
 from ctrkit.retrieval.baselines.bpr_mf import BprSettings, fit_bpr

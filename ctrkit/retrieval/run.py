@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import ctrkit
-from ctrkit.config import to_yaml
+from ctrkit.config_file import to_yaml
 from ctrkit.errors import CtrkitError
 from ctrkit.retrieval.config import RetrievalExperiment, load_retrieval
 from ctrkit.retrieval.dataset import Catalogue, RetrievalDataset

@@ -13,7 +13,8 @@ import torch
 import yaml
 
 import ctrkit
-from ctrkit.config import Experiment, load_config
+from ctrkit.config import Experiment
+from ctrkit.config_file import load_config
 from ctrkit.data.dataset import Dataset
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Inputs

@@ -19,7 +19,8 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ctrkit.config import Compression, Experiment, UnifiedEmbedding, load_config
+from ctrkit.config import Compression, Experiment, UnifiedEmbedding
+from ctrkit.config_file import load_config
 from ctrkit.embeddings.compression.registry import check_compression, methods
 from ctrkit.errors import CtrkitError
 from pipelines.bench.compression_report import write_report

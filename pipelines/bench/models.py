@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctrkit.config import Experiment, load_config
+from ctrkit.config import Experiment
+from ctrkit.config_file import load_config
 from pipelines.bench.report import HEADER, averages, cells, write_markdown
 from pipelines.bench.trials import Trial, Trials, grid_points, score, settings_of_models
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
 
-from ctrkit.config import ModelChoice, to_yaml
+from ctrkit.config import ModelChoice
+from ctrkit.config_file import to_yaml
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.retrieval.config import RetrievalExperiment, load_retrieval
 from pipelines.bench.page import Heading, Paragraph, Table, write_page

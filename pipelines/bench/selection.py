@@ -14,7 +14,8 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from ctrkit.config import Experiment, load_config
+from ctrkit.config import Experiment
+from ctrkit.config_file import load_config
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.narrow import narrow
 from ctrkit.errors import CtrkitError, nearest

@@ -14,7 +14,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from ctrkit.config import Experiment, load_config, to_yaml
+from ctrkit.config import Experiment
+from ctrkit.config_file import load_config, to_yaml
 from ctrkit.errors import CtrkitError
 from pipelines.bench.process import run_command
 

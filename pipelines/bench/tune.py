@@ -15,7 +15,8 @@ from typing import Any
 
 import polars as pl
 
-from ctrkit.config import Experiment, load_config
+from ctrkit.config import Experiment
+from ctrkit.config_file import load_config
 from ctrkit.training.run import CONFIG_FILE
 from pipelines.bench.page import Block, Paragraph, Picture, Table, write_page
 from pipelines.bench.trials import write_experiment

@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctrkit.config import Embedding, Experiment, UnifiedEmbedding, load_config
+from ctrkit.config import Embedding, Experiment, UnifiedEmbedding
+from ctrkit.config_file import load_config
 from ctrkit.data.dataset import open_dataset
 from ctrkit.data.prepare import prepare
 from ctrkit.errors import CtrkitError

@@ -8,7 +8,7 @@ import optuna
 import polars as pl
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from ctrkit.config import to_yaml
+from ctrkit.config_file import to_yaml
 from ctrkit.errors import CtrkitError
 from pipelines.tuning.plan import Plan
 from pipelines.tuning.study import ERROR, stopped

@@ -5,7 +5,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ctrkit.config import Experiment, explain
+from ctrkit.config import Experiment
+from ctrkit.config_errors import explain
 from ctrkit.errors import CtrkitError
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctrkit.config import Experiment, read_tree, to_yaml
+from ctrkit.config import Experiment
+from ctrkit.config_file import read_tree, to_yaml
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Settings
 from ctrkit.selection.select import best_features, ranking_of

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from ctrkit.config import Experiment, explain, read_tree
+from ctrkit.config import Experiment
+from ctrkit.config_errors import explain
+from ctrkit.config_file import read_tree
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.models.registry import models
 from ctrkit.schema import Settings

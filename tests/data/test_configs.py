@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from ctrkit.config import Experiment, load_config, task_of
+from ctrkit.config import Experiment
+from ctrkit.config_file import load_config, task_of
 from ctrkit.data.known import KNOWN_LOGS, KnownLog
 from ctrkit.data.prepare import check_columns, prepare
 from ctrkit.retrieval.config import load_retrieval

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.preprocessing import OneHotEncoder
 
-from ctrkit.config import load_config
+from ctrkit.config_file import load_config
 from ctrkit.data import simulate as module
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.prepare import prepare

@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from ctrkit.config import AutoDis, Embedding, Experiment, Scale, load_config, to_yaml
+from ctrkit.config import AutoDis, Embedding, Experiment, Scale
+from ctrkit.config_file import load_config, to_yaml
 from ctrkit.data.prepare import prepare
 from ctrkit.errors import CtrkitError
 from ctrkit.training.evaluate import predict_split

@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from ctrkit.config import Experiment, load_config
+from ctrkit.config import Experiment
+from ctrkit.config_file import load_config
 from ctrkit.embeddings.compression.registry import methods
 from pipelines.bench.compression_report import averages, write_report
 from pipelines.bench.process import Ended

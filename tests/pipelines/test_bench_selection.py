@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 from scipy.stats import chi2
 
-from ctrkit.config import Experiment, load_config
+from ctrkit.config import Experiment
+from ctrkit.config_file import load_config
 from ctrkit.data.prepare import prepare
 from pipelines.bench import selection
 from pipelines.bench.needles import NOISE, RELEVANT, write_needles

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ctrkit.config import load_config
+from ctrkit.config_file import load_config
 from pipelines.bench.tune import Curve, Spent, compared, curve
 
 CONFIG = """

@@ -7,7 +7,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from ctrkit.config import Experiment, UnifiedEmbedding, load_config
+from ctrkit.config import Experiment, UnifiedEmbedding
+from ctrkit.config_file import load_config
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Buckets, Hash, Vocabulary
 from pipelines.bench.process import Ended

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from ctrkit.config import load_config
+from ctrkit.config_file import load_config
 from ctrkit.errors import CtrkitError
 from pipelines.quickstart import service
 

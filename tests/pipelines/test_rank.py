@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ctrkit.config import Experiment, load_config
+from ctrkit.config import Experiment
+from ctrkit.config_file import load_config
 from ctrkit.selection.select import select_features
 
 ROWS = 4000

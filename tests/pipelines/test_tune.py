@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ctrkit.config import load_config
+from ctrkit.config_file import load_config
 from pipelines.tuning import worker
 from pipelines.tuning.plan import read_plan
 from pipelines.tuning.study import held

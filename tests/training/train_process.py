@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from ctrkit.config import load_config
+from ctrkit.config_file import load_config
 from ctrkit.data.dataset import Dataset
 from ctrkit.training import loop, trainer
 

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 import ctrkit.embeddings.compression as here
-from ctrkit.config import Compression, explain
+from ctrkit.config import Compression
+from ctrkit.config_errors import explain
 from ctrkit.embeddings.compression.method import Method, MethodSettings
 from ctrkit.embeddings.compression.space import IdSpace
 from ctrkit.errors import CtrkitError, nearest
