@@ -147,8 +147,8 @@ def retrieval(
         typer.Option(
             "--method",
             metavar="NAME",
-            help="two_tower, ssl, ssl_random, spread_out, feature_dropout, fusion, popularity, item_knn, als, bpr_mf, lightgcn or sasrec. "
-            "Repeatable; default all.",
+            help="two_tower, ssl, ssl_random, spread_out, feature_dropout, fusion, popularity, item_knn, als, bpr_mf, lightgcn or sasrec; "
+            "of RecBole recbole_bpr, recbole_lightgcn or recbole_sasrec. Repeatable; default all.",
             show_default=False,
         ),
     ] = None,
@@ -156,6 +156,10 @@ def retrieval(
     share: Annotated[
         list[float] | None,
         typer.Option("--share", min=1e-6, max=1, help="Of the training events. Repeatable; default all of them.", show_default=False),
+    ] = None,
+    peer: Annotated[
+        Path | None,
+        typer.Option("--peer-python", metavar="PYTHON", help="The Python that RecBole 1.2 is installed for.", show_default=False),
     ] = None,
     out: Out = Path("out/bench-retrieval"),
     overrides: Overrides = None,
@@ -166,7 +170,7 @@ def retrieval(
         from pipelines.bench.retrieval import bench_retrieval
 
         say = screen.console.print
-        screen.result(bench_retrieval(configs, overrides or [], method or [], seeds, share or [], out, say))
+        screen.result(bench_retrieval(configs, overrides or [], method or [], seeds, share or [], out, say, peer))
 
 
 @bench_app.command("rank")

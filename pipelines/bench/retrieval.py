@@ -2,11 +2,11 @@
 
 One trial is one ``ctrkit train`` in a process of its own and one line of ``results.jsonl``; a killed benchmark goes on where it stopped. A
 smaller share leaves out training events at random and changes no validation or test target. Towers have the settings of the config's model,
-with the auxiliary task that the method's name says.
+with the auxiliary task that the method's name says. Given a Python that has RecBole, its implementations are trained on the same split.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, pstdev
@@ -16,6 +16,9 @@ from ctrkit.config import ModelChoice
 from ctrkit.config_file import to_yaml
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.retrieval.config import RetrievalExperiment, load_retrieval
+from ctrkit.retrieval.dataset import open_dataset
+from ctrkit.retrieval.prepare import prepare
+from pipelines.bench import recbole
 from pipelines.bench.page import Heading, Paragraph, Table, write_page
 from pipelines.bench.process import run_command
 
@@ -29,6 +32,7 @@ AUXILIARY: dict[str, dict[str, Any] | None] = {
 """Two towers, and what their item tower is trained for beside."""
 OTHERS = ("fusion", "popularity", "item_knn", "als", "bpr_mf", "lightgcn", "sasrec")
 NAMES = (*AUXILIARY, *OTHERS)
+PEERS = tuple(recbole.MODELS)
 
 
 @dataclass(frozen=True)
@@ -42,24 +46,35 @@ class RetrievalTrial:
 
 
 def bench_retrieval(
-    configs: Sequence[Path], overrides: Sequence[str], methods: Sequence[str], seeds: int, shares: Sequence[float], out: Path, say=print
+    configs: Sequence[Path],
+    overrides: Sequence[str],
+    methods: Sequence[str],
+    seeds: int,
+    shares: Sequence[float],
+    out: Path,
+    say: Callable[[str], Any] = print,
+    peer: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Runs what is missing, writes ``results.parquet``, ``report.md`` and ``report.html`` to ``out``.
 
     Args:
-        methods: of ``NAMES``; none is all.
+        methods: of ``NAMES`` and ``PEERS``; none is all, with a ``peer`` its own too.
         seeds: 1 .. seeds.
         shares: of the training events; none is all of them.
+        peer: the Python that RecBole is installed for.
 
     Returns:
         One row a data set, share, method and slice, means over seeds; the slice ``all`` is the whole test split.
 
     Raises:
-        CtrkitError: an unknown method, or an ``out`` of other settings.
+        CtrkitError: an unknown method, one of RecBole's without its Python, or an ``out`` of other settings.
     """
-    chosen = list(dict.fromkeys(methods)) or list(NAMES)
-    if unknown := [name for name in chosen if name not in NAMES]:
-        raise CtrkitError(f"no retrieval method named '{unknown[0]}'", nearest(unknown[0], NAMES))
+    known = (*NAMES, *PEERS)
+    chosen = list(dict.fromkeys(methods)) or list(NAMES if peer is None else known)
+    if unknown := [name for name in chosen if name not in known]:
+        raise CtrkitError(f"no retrieval method named '{unknown[0]}'", nearest(unknown[0], known))
+    if peer is None and (theirs := [name for name in chosen if name in PEERS]):
+        raise CtrkitError(f"'{theirs[0]}' needs a Python that has RecBole", "Name it: --peer-python PYTHON")
     file = out / "results.jsonl"
     done = _read(file)
     for config in configs:
@@ -70,7 +85,7 @@ def bench_retrieval(
                     trial = RetrievalTrial(base.name, method, share, seed)
                     path = out / "configs" / f"{base.name}-{method}-{share:g}.yaml"
                     write_config(with_method(base, method, share), path)
-                    if trial not in done and (result := _run(trial, path, say)) is not None:
+                    if trial not in done and (result := _run(trial, path, peer, say)) is not None:
                         done[trial] = result
                         with file.open("a", encoding="utf8") as lines:
                             lines.write(json.dumps({**asdict(trial), "result": result}) + "\n")
@@ -81,11 +96,16 @@ def bench_retrieval(
 
 
 def with_method(base: RetrievalExperiment, method: str, share: float) -> RetrievalExperiment:
-    """The experiment with a method and a share of its training events. A fusion has the towers' common settings."""
+    """The experiment with a method and a share of its training events. A fusion has the towers' common settings.
+
+    RecBole's methods have settings of their own: the model's are left as they are.
+    """
     towers = {key: value for key, value in base.model.settings.items() if key not in ("auxiliary", "weight", "share")}
     if method in AUXILIARY:
         auxiliary = {"auxiliary": AUXILIARY[method]} if AUXILIARY[method] else {}
         model = ModelChoice.model_validate({"name": "two_tower", **towers, **auxiliary})
+    elif method in PEERS:
+        model = base.model
     else:
         model = ModelChoice.model_validate({"name": method, **(towers if method == "fusion" else {})})
     return base.model_copy(update={"model": model, "split": base.split.model_copy(update={"train_share": share})})
@@ -100,17 +120,30 @@ def write_config(experiment: RetrievalExperiment, path: Path) -> None:
     path.write_text(text, encoding="utf8")
 
 
-def _run(trial: RetrievalTrial, config: Path, say: Any) -> dict[str, Any] | None:
+def _run(trial: RetrievalTrial, config: Path, peer: Path | None, say: Callable[[str], Any]) -> dict[str, Any] | None:
     """Its result; None if it failed, which is said."""
     label = f"{trial.data} {trial.method} share {trial.share:g} seed {trial.seed}"
-    ended = run_command(["train", str(config), "--set", f"training.seed={trial.seed}", "--json"])
-    if ended.status != 0:
-        say(f"{label}: failed: {(ended.stderr or ended.stdout).strip()[-500:]}")
+    try:
+        result = _train(config, trial.seed) if peer is None or trial.method not in PEERS else _train_peer(config, trial, peer)
+    except CtrkitError as error:
+        say(f"{label}: failed: {error}")
         return None
-    result = json.loads(ended.stdout.strip().splitlines()[-1])
     figures = [f"{name} {result['test'][name]:.4f}" for name in _shown(result["test"])]
     say(f"{label}: {', '.join(figures)}")
     return result
+
+
+def _train(config: Path, seed: int) -> dict[str, Any]:
+    ended = run_command(["train", str(config), "--set", f"training.seed={seed}", "--json"])
+    if ended.status != 0:
+        raise CtrkitError((ended.stderr or ended.stdout).strip()[-500:])
+    return json.loads(ended.stdout.strip().splitlines()[-1])
+
+
+def _train_peer(config: Path, trial: RetrievalTrial, peer: Path) -> dict[str, Any]:
+    experiment = load_retrieval(config)
+    dataset = open_dataset(experiment) or prepare(experiment)
+    return recbole.run_recbole(peer, dataset, trial.method, trial.seed, experiment.evaluation.at)
 
 
 def _read(file: Path) -> dict[RetrievalTrial, dict[str, Any]]:
@@ -136,7 +169,9 @@ def summarise(results: dict[RetrievalTrial, dict[str, Any]]) -> list[dict[str, A
             row["queries"] = metrics[0].get("queries")
             row["seconds"] = mean(run["seconds"] for run in runs)
             rows.append(row)
-    return sorted(rows, key=lambda row: (row["data"], row["share"], row["slice"] != "all", row["slice"], NAMES.index(row["method"])))
+    return sorted(
+        rows, key=lambda row: (row["data"], row["share"], row["slice"] != "all", row["slice"], (*NAMES, *PEERS).index(row["method"]))
+    )
 
 
 def _shown(metrics: dict[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """The benchmark trains what it says, goes on where it was stopped and reports by slice."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,3 +93,43 @@ def test_every_method_is_one_that_can_be_trained(config: Path) -> None:
 def test_an_unknown_method_is_named(config: Path, tmp_path: Path) -> None:
     with pytest.raises(CtrkitError, match="Did you mean 'sasrec'"):
         bench_retrieval([config], [], ["sas_rec"], 1, [], tmp_path)
+
+
+PERFECT_PEER = """#!{python}
+import json, sys
+from pathlib import Path
+import numpy as np
+safe, script, folder, model, seed, length = sys.argv[1:]
+folder = Path(folder)
+assert (safe, Path(script).name, model, seed) == ("-P", "recbole_script.py", "BPR", "1")
+asked = np.load(folder / "queries.npz")
+for kind, columns in (("pairs", 2), ("sequences", 3)):
+    for split in ("train", "valid"):
+        lines = (folder / kind / f"{{kind}}.{{split}}.inter").read_text().splitlines()
+        assert all(line.count("\\t") == columns - 1 for line in lines) and len(lines) > 1
+lists = np.tile(np.arange(int(length)), (len(asked["user"]), 1))
+np.savez(folder / "ranked.npz", lists=lists, ranks=np.ones(len(asked["targets"]), np.int64))
+(folder / "result.json").write_text(json.dumps({{"params": 7}}))
+"""
+
+
+def test_recbole_is_measured_on_the_same_queries(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peer stands in for one that finds every target first."""
+    monkeypatch.chdir(tmp_path)
+    events = [(f"u{user}", f"i{(user + step) % 60}") for user in range(8) for step in range(6)]
+    colours = "".join(f"i{item},{'red' if item % 2 else 'blue'}\n" for item in range(60))
+    (tmp_path / "log.csv").write_text("user,item\n" + "".join(f"{user},{item}\n" for user, item in events))
+    (tmp_path / "items.csv").write_text("item,colour\n" + colours)
+    config.write_text(CONFIG.replace("user: user\n", "items: {path: items.csv, on: item}\nuser: user\n"))
+    peer = tmp_path / "python"
+    peer.write_text(PERFECT_PEER.format(python=sys.executable))
+    peer.chmod(0o755)
+    said: list[str] = []
+    rows = bench_retrieval([config], [], ["recbole_bpr"], 1, [], tmp_path / "bench", said.append, peer)
+    assert not any("failed" in text for text in said), said
+    assert (rows[0]["method"], rows[0]["slice"], rows[0]["recall@10"], rows[0]["mrr"]) == ("recbole_bpr", "all", 1.0, 1.0)
+
+
+def test_recbole_needs_its_python(config: Path, tmp_path: Path) -> None:
+    with pytest.raises(CtrkitError, match="--peer-python"):
+        bench_retrieval([config], [], ["recbole_bpr"], 1, [], tmp_path)

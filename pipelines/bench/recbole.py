@@ -1,0 +1,87 @@
+"""RecBole's own implementations on a dataset's split, measured as ctrkit's methods are."""
+
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ctrkit.errors import CtrkitError
+from ctrkit.retrieval.dataset import RetrievalDataset
+from ctrkit.retrieval.evaluate import Ranked, measure, measure_slices
+from ctrkit.retrieval.events import Queries
+
+MODELS = {"recbole_bpr": "BPR", "recbole_lightgcn": "LightGCN", "recbole_sasrec": "SASRec"}
+_SCRIPT = Path(__file__).parent / "recbole_script.py"
+_LONGEST = 50
+"""Items of a history, as RecBole's default has it."""
+
+
+def run_recbole(python: Path, dataset: RetrievalDataset, method: str, seed: int, at: Sequence[int]) -> dict[str, Any]:
+    """Trains one of ``MODELS`` and measures it.
+
+    Args:
+        python: that has RecBole 1.2.
+
+    Returns:
+        ``{test, slices, params, seconds}``, as of a run of ctrkit's.
+
+    Raises:
+        CtrkitError: RecBole fails, or there are users that it cannot know.
+    """
+    queries = dataset.queries("test")
+    if queries.cold_user.any():
+        raise CtrkitError(f"{int(queries.cold_user.sum())} users have no training events: RecBole has no answer for them", "Leave it out")
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="ctrkit-recbole-") as name:
+        folder = Path(name)
+        _write_logs(dataset, folder)
+        _write_queries(queries, dataset.items.height, folder)
+        command = [str(python), "-P", str(_SCRIPT), str(folder), MODELS[method], str(seed), str(max(at))]
+        ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder)
+        if ended.returncode != 0:
+            raise CtrkitError(f"RecBole's {MODELS[method]} failed: {ended.stderr.strip()[-500:]}")
+        found = np.load(folder / "ranked.npz")
+        ranked = Ranked(found["lists"], found["ranks"])
+        told = json.loads((folder / "result.json").read_text(encoding="utf8"))
+    return {
+        "test": measure(ranked, queries, dataset.counts, at),
+        "slices": measure_slices(ranked, queries, dataset.counts, dataset.user_counts, at),
+        "params": told["params"],
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _write_logs(dataset: RetrievalDataset, folder: Path) -> None:
+    """RecBole's files: pairs of users and items, and the same with the history of each moment."""
+    for kind in ("pairs", "sequences"):
+        (folder / kind).mkdir()
+    for split in ("train", "valid"):
+        index = dataset.events.of_split(split)
+        pairs = pl.DataFrame({"user_id:token": dataset.events.user[index], "item_id:token": dataset.events.item[index]})
+        pairs.write_csv(folder / "pairs" / f"pairs.{split}.inter", separator="\t")
+        items, offsets = dataset.events.histories(index)
+        past = pl.Series([" ".join(map(str, items[max(a, b - _LONGEST) : b])) for a, b in pairwise(offsets)])
+        known = pairs.with_columns(past.alias("item_id_list:token_seq")).filter(pl.Series(np.diff(offsets) > 0))
+        known.write_csv(folder / "sequences" / f"sequences.{split}.inter", separator="\t", quote_style="never")
+
+
+def _write_queries(queries: Queries, items: int, folder: Path) -> None:
+    (targets, targets_offsets), (history, history_offsets), (seen, seen_offsets) = queries.targets, queries.history, queries.seen
+    np.savez(
+        folder / "queries.npz",
+        user=queries.user,
+        items=np.int64(items),
+        targets=targets,
+        targets_offsets=targets_offsets,
+        history=history,
+        history_offsets=history_offsets,
+        seen=seen,
+        seen_offsets=seen_offsets,
+    )
