@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ctrkit.layers.dropout import FastDropout
 from ctrkit.layers.tower import linear
 
 
@@ -28,7 +29,7 @@ class InteractingLayer(nn.Module):
         self.heads = heads
         self.scale = (attention_dim // heads) ** -0.5 if use_scale else 1.0
         self.query, self.key, self.value, self.residual = (linear(inputs, attention_dim, bias=False) for _ in range(4))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = FastDropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         device = x.device.type

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ctrkit.layers.dropout import FastDropout
 from ctrkit.layers.normalisation import BatchNorm
 from ctrkit.layers.tower import linear
 
@@ -37,7 +38,7 @@ class DiceTower(nn.Module):
         for units in hidden:
             layers += [linear(inputs, units), Dice(units) if activation == "dice" else nn.PReLU(units)]
             if dropout:
-                layers.append(nn.Dropout(dropout))
+                layers.append(FastDropout(dropout))
             inputs = units
         self.layers = nn.Sequential(*layers, linear(inputs, 1))
 

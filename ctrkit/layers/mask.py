@@ -5,6 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ctrkit.layers.dropout import FastDropout
 from ctrkit.layers.tower import Tower, linear
 
 
@@ -26,7 +27,7 @@ class MaskBlock(nn.Module):
         nn.init.ones_(cast(nn.Linear, self.mask.layers[-1]).bias)
         self.hidden = linear(inputs, outputs, bias=False)
         self.norm = nn.LayerNorm(outputs)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = FastDropout(dropout)
 
     def forward(self, embeddings: Tensor, x: Tensor) -> Tensor:
         return self.dropout(torch.relu(self.norm(self.hidden(self.mask(embeddings) * x))))

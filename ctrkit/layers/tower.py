@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ctrkit.layers.dropout import FastDropout
 from ctrkit.layers.normalisation import BatchNorm
 
 
@@ -42,7 +43,7 @@ class Tower(nn.Module):
                 layers.append(nn.LayerNorm(units))
             layers.append(nn.ReLU())
             if dropout:
-                layers.append(nn.Dropout(dropout))
+                layers.append(FastDropout(dropout))
             inputs = units
         if outputs is not None:
             layers.append(linear(inputs, outputs))

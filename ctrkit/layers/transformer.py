@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ctrkit.layers.dropout import FastDropout
 from ctrkit.layers.tower import linear
 
 
@@ -24,7 +25,7 @@ class TransformerLayer(nn.Module):
         self.query, self.key, self.value, self.join = (linear(width, width, bias=False) for _ in range(4))
         self.inner, self.outer = linear(width, 4 * width), linear(4 * width, width)
         self.attention_norm, self.output_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = FastDropout(dropout)
 
     def forward(self, e: Tensor, mask: Tensor) -> Tensor:
         query, key, value = (self._by_head(f(e)) for f in (self.query, self.key, self.value))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ctrkit import schema
 from ctrkit.embeddings.tables import Group
+from ctrkit.layers.dropout import FastDropout
 from ctrkit.layers.fields import FieldVectors, FirstOrder
 from ctrkit.layers.product import PairwiseProducts
 from ctrkit.layers.rows import by_rows
@@ -35,7 +36,7 @@ class AFM(RankingModel):
         self.first_order = FirstOrder(len(inputs.numeric_fields))
         self.products = PairwiseProducts(at_least_two_fields("afm", inputs))
         self.attention = nn.Sequential(linear(dim, s.attention_dim), nn.ReLU(), linear(s.attention_dim, 1, bias=False))
-        self.dropout = nn.Dropout(s.dropout)
+        self.dropout = FastDropout(s.dropout)
         self.output = linear(dim, 1, bias=False)
 
     def groups(self, dim: int) -> tuple[Group, ...]:

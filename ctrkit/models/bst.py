@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ctrkit import schema
 from ctrkit.embeddings.tables import Group
 from ctrkit.errors import CtrkitError
+from ctrkit.layers.dropout import FastDropout
 from ctrkit.layers.fields import FieldVectors
 from ctrkit.layers.tower import linear
 from ctrkit.layers.transformer import TransformerLayer
@@ -50,7 +51,7 @@ class BST(RankingModel):
         width = others.count * dim + sum((q.length + 1) * 2 * dim for q in inputs.sequences)
         layers: list[nn.Module] = []
         for units in s.hidden:
-            layers += [linear(width, units), nn.LeakyReLU(), nn.Dropout(s.dropout)]
+            layers += [linear(width, units), nn.LeakyReLU(), FastDropout(s.dropout)]
             width = units
         self.tower = nn.Sequential(*layers, linear(width, 1))
 

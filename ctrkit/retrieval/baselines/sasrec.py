@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctrkit import schema
+from ctrkit.layers.dropout import FastDropout
 from ctrkit.models.settings import Dropout
 from ctrkit.retrieval.baselines.epochs import fit_epochs
 from ctrkit.retrieval.baselines.interactions import interactions
@@ -53,7 +54,7 @@ class SasRec(nn.Module):
             nn.init.normal_(table.weight, std=width**-0.5 / 4)
         with torch.no_grad():
             self.items.weight[0] = 0
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = FastDropout(settings.dropout)
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(width, settings.heads, width, settings.dropout, batch_first=True, norm_first=True)
             for _ in range(settings.blocks)
