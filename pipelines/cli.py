@@ -327,6 +327,18 @@ def serve(
     pin: Annotated[
         list[str] | None, typer.Option(metavar="MODEL=VERSION", help="Serve this version, not the latest. Repeatable.", show_default=False)
     ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL=VERSION:SHARE", help="Give this version a share of the requests that name none. Repeatable.", show_default=False
+        ),
+    ] = None,
+    shadow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL=VERSION", help="Let this version score, unseen, what another has answered. Repeatable.", show_default=False
+        ),
+    ] = None,
     control: Annotated[bool, typer.Option("--control", help="Let clients load and unload models.")] = False,
     cors: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages of this web origin ask. Repeatable.", show_default=False)
@@ -342,7 +354,7 @@ def serve(
         _require("serving")
         from pipelines.serve import serve_repository, serving_settings
 
-        chosen = serving_settings(key_file, pin or [], control, cors or [], settings or [])
+        chosen = serving_settings(key_file, pin or [], control, cors or [], settings or [], split or [], shadow or [])
         screen.result({"repo": str(repo), "url": f"http://{host}:{port}"})
         serve_repository(repo, host, port, chosen)
 

@@ -9,13 +9,21 @@ if TYPE_CHECKING:
 
 
 def serving_settings(
-    key_file: Path | None, pin: Sequence[str], control: bool, cors: Sequence[str], others: Sequence[str]
+    key_file: Path | None,
+    pin: Sequence[str],
+    control: bool,
+    cors: Sequence[str],
+    others: Sequence[str],
+    split: Sequence[str] = (),
+    shadow: Sequence[str] = (),
 ) -> "ServingSettings":
     """The command's options as settings.
 
     Args:
         pin: ``model=version``.
         others: ``key=value`` of any setting, the value in YAML.
+        split: ``model=version:share``.
+        shadow: ``model=version``.
 
     Raises:
         CtrkitError: an option that says nothing, an unknown setting, a value that it cannot have.
@@ -28,6 +36,12 @@ def serving_settings(
 
     chosen: dict[str, Any] = {"key_file": key_file, "control": control, "cors_origins": tuple(cors)}
     chosen["pin"] = dict(_pair(text, "--pin", "MODEL=VERSION") for text in pin)
+    chosen["split"] = {}
+    for text in split:
+        name, rest = _pair(text, "--split", "MODEL=VERSION:SHARE")
+        version, share = _pair(rest, f"--split {name}=", "MODEL=VERSION:SHARE", ":")
+        chosen["split"].setdefault(name, {})[version] = share
+    chosen["shadow"] = dict(_pair(text, "--shadow", "MODEL=VERSION") for text in shadow)
     for text in others:
         key, value = _pair(text, "--set", "KEY=VALUE")
         if key not in ServingSettings.model_fields:
@@ -43,10 +57,10 @@ def serving_settings(
         raise CtrkitError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}, got {first['input']!r}") from error
 
 
-def _pair(text: str, option: str, form: str) -> tuple[str, str]:
+def _pair(text: str, option: str, form: str, between: str = "=") -> tuple[str, str]:
     from ctrkit.errors import CtrkitError
 
-    key, separator, value = text.partition("=")
+    key, separator, value = text.partition(between)
     if not separator or not key:
         raise CtrkitError(f"{option} {text} is not {form}")
     return key, value

@@ -28,7 +28,9 @@ from serving.model import Served
 from serving.open_inference import add_open_inference
 from serving.predict import Predictions
 from serving.repository import Repository, Watcher
+from serving.rollout import Rollout
 from serving.settings import ServingSettings
+from serving.shadow import Shadow
 from serving.wire.ask import ARROW, JSON
 
 log = logging.getLogger("ctrkit.serving")
@@ -48,7 +50,10 @@ def create_app(
     keys = read_keys(settings.key_file)
     repository = Repository(repo, pool, settings, lambda name, outcome: metrics.reloads.labels(name, outcome).inc())
     watcher = Watcher(repository, settings.poll_s)
-    predictions = Predictions(repository, pool, metrics, settings)
+    rollout = Rollout(repository, settings)
+    shadow = Shadow(rollout, settings.shadow_rows)
+    metrics.registry.register(shadow)
+    predictions = Predictions(repository, pool, metrics, settings, rollout, shadow)
 
     def load() -> None:
         try:
@@ -69,6 +74,7 @@ def create_app(
         watcher.stop()
         repository.close()
         await run_in_threadpool(thread.join)  # an interpreter that ends under onnxruntime's feet aborts
+        await run_in_threadpool(shadow.close)
         pool.shutdown()
 
     app = FastAPI(title="ctrkit", summary="Click probabilities from raw feature values", version=ctrkit.__version__, lifespan=lifespan)
@@ -80,7 +86,7 @@ def create_app(
     @app.get("/v1/models", tags=["models"], response_model=ModelList)
     async def models() -> Response:
         """The models served, and versions that were refused."""
-        return json_response({"models": [_summary(repository, repository.served(name)) for name in repository.names()]})
+        return json_response({"models": [_summary(repository, rollout, repository.served(name)) for name in repository.names()]})
 
     @app.get("/v1/models/{name}/versions/{version}", tags=["models"], response_model=ModelDescription, responses={404: {"model": Refusal}})
     @app.get("/v1/models/{name}", tags=["models"], response_model=ModelDescription, responses={404: {"model": Refusal}})
@@ -88,7 +94,7 @@ def create_app(
         """A model's features, and its metrics in training."""
         if ":" in name:  # a way to ask a model, not a model's name
             raise HTTPException(405)
-        return json_response(_description(repository, repository.served(name, version)))
+        return json_response(_description(repository, rollout, repository.served(name, version)))
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> Response:
@@ -131,20 +137,27 @@ def _documented(
     body = {"required": True, "content": {JSON: {"schema": request.model_json_schema()}, **(others or {})}}
     refusals: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for status in (401, 404, 408, 413, 415, 429, 503)}
     responses = {**refusals, 422: {"model": Unprocessable}, 200: {"content": others or {}}}
-    return {"openapi_extra": {"requestBody": body}, "response_model": response, "responses": responses}
+    split_key = {
+        "name": "X-Split-Key",
+        "in": "header",
+        "schema": {"type": "string"},
+        "description": "requests with one key get one version",
+    }
+    return {"openapi_extra": {"requestBody": body, "parameters": [split_key]}, "response_model": response, "responses": responses}
 
 
-def _summary(repository: Repository, model: Served) -> dict[str, Any]:
+def _summary(repository: Repository, rollout: Rollout, model: Served) -> dict[str, Any]:
     states = repository.states(model.name)[model.name]
     refused = [{"version": state.version, "reason": state.reason} for state in states if state.reason]
-    return {"name": model.name, "version": model.version, "versions": repository.versions(model.name), "refused": refused}
+    about = {"name": model.name, "version": model.version, "versions": repository.versions(model.name), "refused": refused}
+    return {**about, **rollout.about(model.name)}
 
 
-def _description(repository: Repository, model: Served) -> dict[str, Any]:
+def _description(repository: Repository, rollout: Rollout, model: Served) -> dict[str, Any]:
     manifest = model.bundle.manifest
     features = [
         {"name": feature.name, "kind": feature.kind.value, "dtype": "number" if feature.kind is Kind.NUMERIC else feature.dtype}
         for feature in manifest.features
     ]
     about = manifest.model_dump(mode="json", include={"model", "created", "label", "metrics"})
-    return {**_summary(repository, model), **about, "features": features}
+    return {**_summary(repository, rollout, model), **about, "features": features}

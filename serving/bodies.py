@@ -58,6 +58,8 @@ class ModelSummary(BaseModel):
     version: int = Field(description="the version that is served")
     versions: list[int] = Field(description="all versions that are loaded")
     refused: list[RefusedVersion] = Field(description="versions that lie in the repository and cannot be served")
+    split: dict[str, float] | None = Field(None, description="version -> its share of the requests that name none, where they are split")
+    shadow: int | None = Field(None, description="version that scores, unseen, what others have answered")
 
 
 class ModelList(BaseModel):

@@ -80,7 +80,7 @@ class Gate:
             return
         started = perf_counter()
         path = scope["path"]
-        request_id = _request_id(scope)
+        request_id = scope["ctrkit.id"] = _request_id(scope)
         scope["ctrkit"] = told = {}
         task = asyncio.current_task()
         assert task is not None

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ctrkit.schema import Settings
 from serving.wire.ask import Limits
@@ -29,12 +29,32 @@ class ServingSettings(Settings):
     )
     live_versions: int = Field(default=2, ge=1, description="the newest so many versions of a model are loaded")
     pin: dict[str, int] = Field(default_factory=dict, description="model -> version that answers unless one is named; default the latest")
+    split: dict[str, dict[int, float]] = Field(
+        default_factory=dict, description="model -> version -> its share of the requests that name none; the rest is the default's"
+    )
+    shadow: dict[str, int] = Field(default_factory=dict, description="model -> version that scores, unseen, what others have answered")
+    shadow_rows: int = Field(default=20_000, ge=1, description="rows that wait for shadows; what comes beyond is let go")
     poll_s: float = Field(default=5, ge=0, description="how often the repository is looked at for new versions; 0: never")
     control: bool = Field(default=False, description="whether clients may load and unload models: /v2/repository/models/<name>/load")
     shutdown_s: float = Field(default=30, gt=0, description="how long a service that ends waits for requests in flight")
     key_file: Path | None = Field(default=None, description="API keys, one a line; CTRKIT_API_KEYS holds more; without any, none is needed")
     cors_origins: tuple[str, ...] = Field(default=(), description="web origins whose pages may ask; default none")
     access_log: bool = Field(default=True, description="one JSON line a request on stderr")
+
+    @field_validator("split")
+    @classmethod
+    def _are_shares(cls, split: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]:
+        for name, shares in split.items():
+            if not all(0 < share <= 1 for share in shares.values()) or sum(shares.values()) > 1:
+                raise ValueError(f"the shares of '{name}' must lie above 0 and add up to 1 at most")
+        return split
+
+    @property
+    def named_versions(self) -> list[tuple[str, str, str, int]]:
+        """Versions that must be loaded however old: what for, in two ways, the model and the version."""
+        pinned = [("pin", "to be pinned to", name, version) for name, version in self.pin.items()]
+        split = [("split", "to take a share", name, version) for name, shares in self.split.items() for version in shares]
+        return [*pinned, *split, *(("shadow", "to score in the shadow", name, version) for name, version in self.shadow.items())]
 
     @property
     def limits(self) -> Limits:
