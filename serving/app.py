@@ -46,7 +46,7 @@ def create_app(
     """
     settings = settings or ServingSettings()
     pool = ThreadPoolExecutor(settings.workers, "score")
-    metrics = Metrics()
+    metrics = Metrics(settings)
     keys = read_keys(settings.key_file)
     repository = Repository(repo, pool, settings, lambda name, outcome: metrics.reloads.labels(name, outcome).inc())
     watcher = Watcher(repository, settings.poll_s)

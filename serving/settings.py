@@ -34,6 +34,8 @@ class ServingSettings(Settings):
     )
     shadow: dict[str, int] = Field(default_factory=dict, description="model -> version that scores, unseen, what others have answered")
     shadow_rows: int = Field(default=20_000, ge=1, description="rows that wait for shadows; what comes beyond is let go")
+    drift_rows: int = Field(default=50_000, ge=1, description="rows of the sliding window that is compared with the training data")
+    drift_min_rows: int = Field(default=1_000, ge=1, description="with fewer rows in that window nothing is told of drift")
     poll_s: float = Field(default=5, ge=0, description="how often the repository is looked at for new versions; 0: never")
     control: bool = Field(default=False, description="whether clients may load and unload models: /v2/repository/models/<name>/load")
     shutdown_s: float = Field(default=30, gt=0, description="how long a service that ends waits for requests in flight")
