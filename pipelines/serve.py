@@ -16,6 +16,8 @@ def serving_settings(
     others: Sequence[str],
     split: Sequence[str] = (),
     shadow: Sequence[str] = (),
+    workers: int = 1,
+    tls: tuple[Path | None, Path | None] = (None, None),
 ) -> "ServingSettings":
     """The command's options as settings.
 
@@ -24,6 +26,7 @@ def serving_settings(
         others: ``key=value`` of any setting, the value in YAML.
         split: ``model=version:share``.
         shadow: ``model=version``.
+        tls: certificate and key.
 
     Raises:
         CtrkitError: an option that says nothing, an unknown setting, a value that it cannot have.
@@ -35,6 +38,7 @@ def serving_settings(
     from serving.settings import ServingSettings
 
     chosen: dict[str, Any] = {"key_file": key_file, "control": control, "cors_origins": tuple(cors)}
+    chosen |= {"workers": workers, "tls_cert": tls[0], "tls_key": tls[1]}
     chosen["pin"] = dict(_pair(text, "--pin", "MODEL=VERSION") for text in pin)
     chosen["split"] = {}
     for text in split:
@@ -54,6 +58,8 @@ def serving_settings(
         return ServingSettings.model_validate(chosen)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # of several settings together
+            raise CtrkitError(first["msg"].removeprefix("Value error, ")) from error
         raise CtrkitError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}, got {first['input']!r}") from error
 
 
@@ -70,13 +76,15 @@ def serve_repository(repo: str | Path, host: str = "127.0.0.1", port: int = 8000
     """Serves until it is interrupted. All that is logged goes to stderr.
 
     Raises:
-        CtrkitError: no repository, a damaged bundle, or a port that cannot be had.
+        CtrkitError: no repository, a damaged bundle, a certificate that cannot be used, or a port that cannot be had.
     """
     from ctrkit.bundle import model_names
     from ctrkit.errors import CtrkitError
     from serving.app import create_app
     from serving.server import make_server
     from serving.settings import ServingSettings
+    from serving.tls import check_certificate
+    from serving.workers import serve_with_workers
 
     failures: list[CtrkitError] = []
 
@@ -86,6 +94,9 @@ def serve_repository(repo: str | Path, host: str = "127.0.0.1", port: int = 8000
 
     model_names(repo)
     settings = settings or ServingSettings()
+    check_certificate(settings)
+    if settings.workers > 1:
+        return serve_with_workers(Path(repo), host, port, settings)
     server = make_server(create_app(repo, settings, on_failure=stop), host, port, settings)
     try:
         server.run()

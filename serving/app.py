@@ -26,6 +26,7 @@ from serving.keys import read_keys
 from serving.metrics import Metrics
 from serving.model import Served
 from serving.open_inference import add_open_inference
+from serving.peers import Peers
 from serving.predict import Predictions
 from serving.repository import Repository, Watcher
 from serving.rollout import Rollout
@@ -37,15 +38,19 @@ log = logging.getLogger("ctrkit.serving")
 
 
 def create_app(
-    repo: str | Path, settings: ServingSettings | None = None, on_failure: Callable[[CtrkitError], None] | None = None
+    repo: str | Path,
+    settings: ServingSettings | None = None,
+    on_failure: Callable[[CtrkitError], None] | None = None,
+    peers: Peers | None = None,
 ) -> ASGIApp:
     """The service for a model repository. It listens at once; ``/readyz`` is 503 until the models are loaded and warm.
 
     Args:
         on_failure: called when the models cannot be loaded; without it the service stays up and ``/readyz`` tells why.
+        peers: of one worker among several. It listens when its models are loaded: others answer meanwhile.
     """
     settings = settings or ServingSettings()
-    pool = ThreadPoolExecutor(settings.workers, "score")
+    pool = ThreadPoolExecutor(settings.runs, "score")
     metrics = Metrics(settings)
     keys = read_keys(settings.key_file)
     repository = Repository(repo, pool, settings, lambda name, outcome: metrics.reloads.labels(name, outcome).inc())
@@ -55,22 +60,33 @@ def create_app(
     metrics.registry.register(shadow)
     predictions = Predictions(repository, pool, metrics, settings, rollout, shadow)
 
-    def load() -> None:
+    def load() -> bool:
         try:
             repository.load()
         except CtrkitError as error:  # the repository keeps it: /readyz and every request tell it
             log.error("models cannot be loaded", extra={"reason": str(error)})
             if on_failure:
                 on_failure(error)
-            return
-        if settings.poll_s:
+            return False
+        return True
+
+    def look_after(loaded: bool | None) -> None:
+        if (load() if loaded is None else loaded) and settings.poll_s:
             watcher.watch()
+
+    def own_metrics() -> bytes:
+        return metrics.text(repository.answering())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        thread = threading.Thread(target=load, name="watch-models", daemon=True)
+        loaded = await run_in_threadpool(load) if peers is not None else None
+        if peers is not None:
+            peers.listen(own_metrics)
+        thread = threading.Thread(target=look_after, args=(loaded,), name="watch-models", daemon=True)
         thread.start()
         yield
+        if peers is not None:
+            peers.close()
         watcher.stop()
         repository.close()
         await run_in_threadpool(thread.join)  # an interpreter that ends under onnxruntime's feet aborts
@@ -109,7 +125,7 @@ def create_app(
     @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
     async def prometheus() -> Response:
         """Latencies, batch sizes, scores, missing and unknown values, for Prometheus."""
-        return Response(await run_in_threadpool(metrics.text, repository.answering()), media_type=CONTENT_TYPE_LATEST)
+        return Response(await run_in_threadpool(peers.text if peers is not None else own_metrics), media_type=CONTENT_TYPE_LATEST)
 
     gate = Gate(app, [route for route in app.routes if isinstance(route, Direct)], keys, metrics, settings)
     if not settings.cors_origins:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ctrkit.schema import Settings
 from serving.wire.ask import Limits
@@ -17,8 +17,11 @@ class ServingSettings(Settings):
     max_depth: int = Field(default=16, ge=4, description="lists and objects inside one another in a JSON body")
     timeout_s: float = Field(default=30, gt=0, description="time of one request, its body's arrival included")
     max_in_flight: int = Field(default=256, ge=1, description="requests of one model at a time; more are told to come back with 429")
-    workers: int = Field(
-        default_factory=lambda: os.cpu_count() or 1, ge=1, description="runs of the graph beside the event loop; default all cores"
+    workers: int = Field(default=1, ge=1, le=256, description="processes that answer, each with the models loaded")
+    runs: int = Field(
+        default_factory=lambda given: max(1, (os.cpu_count() or 1) // given.get("workers", 1)),
+        ge=1,
+        description="runs of the graph beside a worker's event loop; default its share of the cores",
     )
     threads: int = Field(default=1, ge=1, description="CPU threads of one run of the graph")
     batch_rows: int | None = Field(
@@ -40,6 +43,8 @@ class ServingSettings(Settings):
     control: bool = Field(default=False, description="whether clients may load and unload models: /v2/repository/models/<name>/load")
     shutdown_s: float = Field(default=30, gt=0, description="how long a service that ends waits for requests in flight")
     key_file: Path | None = Field(default=None, description="API keys, one a line; CTRKIT_API_KEYS holds more; without any, none is needed")
+    tls_cert: Path | None = Field(default=None, description="PEM file with the certificate and its chain: answer HTTPS")
+    tls_key: Path | None = Field(default=None, description="PEM file with the certificate's key, without a password")
     cors_origins: tuple[str, ...] = Field(default=(), description="web origins whose pages may ask; default none")
     access_log: bool = Field(default=True, description="one JSON line a request on stderr")
 
@@ -50,6 +55,12 @@ class ServingSettings(Settings):
             if not all(0 < share <= 1 for share in shares.values()) or sum(shares.values()) > 1:
                 raise ValueError(f"the shares of '{name}' must lie above 0 and add up to 1 at most")
         return split
+
+    @model_validator(mode="after")
+    def _one_worker_is_controlled(self) -> "ServingSettings":
+        if self.control and self.workers > 1:
+            raise ValueError("control: a client's load or unload would reach one of several workers: serve with one, or without control")
+        return self
 
     @property
     def named_versions(self) -> list[tuple[str, str, str, int]]:
