@@ -19,7 +19,17 @@ import ctrkit
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Kind
 from serving import console
-from serving.bodies import ModelDescription, ModelList, RankRequest, RankResponse, Refusal, ScoreRequest, ScoreResponse, Unprocessable
+from serving.bodies import (
+    SPLIT_KEY,
+    ModelDescription,
+    ModelList,
+    RankRequest,
+    RankResponse,
+    Refusal,
+    ScoreRequest,
+    ScoreResponse,
+    Unprocessable,
+)
 from serving.gate import Gate
 from serving.http import Direct, Handler, add_direct, add_error_handlers, json_response
 from serving.keys import read_keys
@@ -99,17 +109,27 @@ def create_app(
     app.include_router(console.router)
     add_open_inference(app, repository, predictions, settings)
 
-    @app.get("/v1/models", tags=["models"], response_model=ModelList)
+    @app.get("/v1/models", tags=["models"], response_model=ModelList, responses=dict.fromkeys((401, 503), {"model": Refusal}))
     async def models() -> Response:
         """The models served, and versions that were refused."""
         return json_response({"models": [_summary(repository, rollout, repository.served(name)) for name in repository.names()]})
 
-    @app.get("/v1/models/{name}/versions/{version}", tags=["models"], response_model=ModelDescription, responses={404: {"model": Refusal}})
-    @app.get("/v1/models/{name}", tags=["models"], response_model=ModelDescription, responses={404: {"model": Refusal}})
+    @app.get(
+        "/v1/models/{name}/versions/{version}",
+        tags=["models"],
+        response_model=ModelDescription,
+        responses=dict.fromkeys((401, 404, 405, 503), {"model": Refusal}),
+    )
+    @app.get(
+        "/v1/models/{name}",
+        tags=["models"],
+        response_model=ModelDescription,
+        responses=dict.fromkeys((401, 404, 405, 503), {"model": Refusal}),
+    )
     async def model(name: str, version: str | None = None) -> Response:
         """A model's features, and its metrics in training."""
         if ":" in name:  # a way to ask a model, not a model's name
-            raise HTTPException(405)
+            raise HTTPException(405, headers={"Allow": "POST"})
         return json_response(_description(repository, rollout, repository.served(name, version)))
 
     @app.get("/healthz", tags=["health"])
@@ -122,7 +142,7 @@ def create_app(
         """All models are loaded and warm."""
         return json_response({"status": "ready", "models": repository.names()})
 
-    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
+    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse, responses={401: {"model": Refusal}})
     async def prometheus() -> Response:
         """Latencies, batch sizes, scores, missing and unknown values, for Prometheus."""
         return Response(await run_in_threadpool(peers.text if peers is not None else own_metrics), media_type=CONTENT_TYPE_LATEST)
@@ -151,15 +171,9 @@ def _documented(
 ) -> dict[str, Any]:
     """A route's entry in ``/docs``."""
     body = {"required": True, "content": {JSON: {"schema": request.model_json_schema()}, **(others or {})}}
-    refusals: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for status in (401, 404, 408, 413, 415, 429, 503)}
+    refusals: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for status in (400, 401, 404, 406, 408, 413, 415, 429, 503)}
     responses = {**refusals, 422: {"model": Unprocessable}, 200: {"content": others or {}}}
-    split_key = {
-        "name": "X-Split-Key",
-        "in": "header",
-        "schema": {"type": "string"},
-        "description": "requests with one key get one version",
-    }
-    return {"openapi_extra": {"requestBody": body, "parameters": [split_key]}, "response_model": response, "responses": responses}
+    return {"openapi_extra": {"requestBody": body, "parameters": [SPLIT_KEY]}, "response_model": response, "responses": responses}
 
 
 def _summary(repository: Repository, rollout: Rollout, model: Served) -> dict[str, Any]:
