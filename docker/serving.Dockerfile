@@ -11,7 +11,7 @@ COPY pyproject.toml README.md ./
 COPY ctrkit ctrkit
 COPY pipelines pipelines
 COPY serving serving
-RUN /venv/bin/pip install --no-cache-dir '.[serving]'
+RUN /venv/bin/pip install --no-cache-dir '.[serving,otel]'
 
 FROM python:${PYTHON}-slim
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin ctrkit

@@ -42,6 +42,7 @@ from serving.repository import Repository, Watcher
 from serving.rollout import Rollout
 from serving.settings import ServingSettings
 from serving.shadow import Shadow
+from serving.tracing import open_tracer
 from serving.wire.ask import ARROW, JSON
 
 log = logging.getLogger("ctrkit.serving")
@@ -66,6 +67,7 @@ def create_app(
     repository = Repository(repo, pool, settings, lambda name, outcome: metrics.reloads.labels(name, outcome).inc())
     watcher = Watcher(repository, settings.poll_s)
     rollout = Rollout(repository, settings)
+    tracer = open_tracer() if settings.tracing else None
     shadow = Shadow(rollout, settings.shadow_rows)
     metrics.registry.register(shadow)
     predictions = Predictions(repository, pool, metrics, settings, rollout, shadow)
@@ -101,6 +103,8 @@ def create_app(
         repository.close()
         await run_in_threadpool(thread.join)  # an interpreter that ends under onnxruntime's feet aborts
         await run_in_threadpool(shadow.close)
+        if tracer is not None:
+            await run_in_threadpool(tracer.close)
         pool.shutdown()
 
     app = FastAPI(title="ctrkit", summary="Click probabilities from raw feature values", version=ctrkit.__version__, lifespan=lifespan)
@@ -109,7 +113,7 @@ def create_app(
     app.include_router(console.router)
     add_open_inference(app, repository, predictions, settings)
 
-    @app.get("/v1/models", tags=["models"], response_model=ModelList, responses=dict.fromkeys((401, 503), {"model": Refusal}))
+    @app.get("/v1/models", tags=["models"], response_model=ModelList, responses=_refusals(401, 503))
     async def models() -> Response:
         """The models served, and versions that were refused."""
         return json_response({"models": [_summary(repository, rollout, repository.served(name)) for name in repository.names()]})
@@ -118,13 +122,13 @@ def create_app(
         "/v1/models/{name}/versions/{version}",
         tags=["models"],
         response_model=ModelDescription,
-        responses=dict.fromkeys((401, 404, 405, 503), {"model": Refusal}),
+        responses=_refusals(401, 404, 405, 503),
     )
     @app.get(
         "/v1/models/{name}",
         tags=["models"],
         response_model=ModelDescription,
-        responses=dict.fromkeys((401, 404, 405, 503), {"model": Refusal}),
+        responses=_refusals(401, 404, 405, 503),
     )
     async def model(name: str, version: str | None = None) -> Response:
         """A model's features, and its metrics in training."""
@@ -137,17 +141,17 @@ def create_app(
         """The process is up."""
         return json_response({"status": "ok"})
 
-    @app.get("/readyz", tags=["health"], responses={503: {"model": Refusal}})
+    @app.get("/readyz", tags=["health"], responses=_refusals(503))
     async def readyz() -> Response:
         """All models are loaded and warm."""
         return json_response({"status": "ready", "models": repository.names()})
 
-    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse, responses={401: {"model": Refusal}})
+    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse, responses=_refusals(401))
     async def prometheus() -> Response:
         """Latencies, batch sizes, scores, missing and unknown values, for Prometheus."""
         return Response(await run_in_threadpool(peers.text if peers is not None else own_metrics), media_type=CONTENT_TYPE_LATEST)
 
-    gate = Gate(app, [route for route in app.routes if isinstance(route, Direct)], keys, metrics, settings)
+    gate = Gate(app, [route for route in app.routes if isinstance(route, Direct)], keys, metrics, settings, tracer)
     if not settings.cors_origins:
         return gate
     return CORSMiddleware(gate, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"])
@@ -171,9 +175,13 @@ def _documented(
 ) -> dict[str, Any]:
     """A route's entry in ``/docs``."""
     body = {"required": True, "content": {JSON: {"schema": request.model_json_schema()}, **(others or {})}}
-    refusals: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for status in (400, 401, 404, 406, 408, 413, 415, 429, 503)}
-    responses = {**refusals, 422: {"model": Unprocessable}, 200: {"content": others or {}}}
+    responses = {**_refusals(400, 401, 404, 406, 408, 413, 415, 429, 503), 422: {"model": Unprocessable}, 200: {"content": others or {}}}
     return {"openapi_extra": {"requestBody": body, "parameters": [SPLIT_KEY]}, "response_model": response, "responses": responses}
+
+
+def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Their entries in ``/docs``."""
+    return {status: {"model": Refusal} for status in statuses}
 
 
 def _summary(repository: Repository, rollout: Rollout, model: Served) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from serving.repository import Repository
 from serving.rollout import KEY_HEADER, Rollout
 from serving.settings import ServingSettings
 from serving.shadow import Shadow
+from serving.tracing import STAGES_KEY
 from serving.wire import arrow, rows, v2
 from serving.wire.ask import ARROW, JSON, Ask, Limits, Reader
 
@@ -94,7 +95,14 @@ class Predictions:
         finally:
             model.leave()
         ended = perf_counter()
-        stages = (read - started, parsed - read, returned - parsed - done.ran, done.ran, ended - returned, ended - started)
+        stages = scope[STAGES_KEY] = (
+            read - started,
+            parsed - read,
+            returned - parsed - done.ran,
+            done.ran,
+            ended - returned,
+            ended - started,
+        )
         self._metrics.model(model).predicted(stages, ask.rows, done.batch_rows, ask.feed, done.probabilities)
         self._shadow.offer(model, ask.feed, ask.rows, done.probabilities)
 

@@ -46,6 +46,7 @@ class ServingSettings(Settings):
     tls_cert: Path | None = Field(default=None, description="PEM file with the certificate and its chain: answer HTTPS")
     tls_key: Path | None = Field(default=None, description="PEM file with the certificate's key, without a password")
     cors_origins: tuple[str, ...] = Field(default=(), description="web origins whose pages may ask; default none")
+    tracing: bool = Field(default=False, description="OpenTelemetry spans, sent where the environment's OTEL_EXPORTER_OTLP_* say")
     access_log: bool = Field(default=True, description="one JSON line a request on stderr")
 
     @field_validator("split")

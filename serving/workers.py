@@ -129,7 +129,11 @@ def _work(job: _Job, failure: Connection) -> None:
         server.should_exit = True
 
     peers = Peers(job.number, job.settings.workers, job.folder)
-    server = make_server(create_app(job.repo, job.settings, stop, peers), "", 0, job.settings)
+    try:
+        server = make_server(create_app(job.repo, job.settings, stop, peers), "", 0, job.settings)
+    except CtrkitError as error:  # settings that no other try would mend
+        failure.send((error.problem, error.remedy))
+        return
     server.run(sockets=[job.listener])
 
 

@@ -112,6 +112,13 @@ def test_a_service_that_cannot_load_says_why_and_ends(tmp_path: Path) -> None:
     assert "corrupted: it has 0 bytes" in " ".join((tmp_path / "log").read_text().split())
 
 
+def test_a_setting_that_no_worker_can_use_ends_the_service(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "repo")
+    with workers(tmp_path / "repo", tmp_path / "log", "--key-file", str(tmp_path / "absent")) as (_, parent):
+        assert parent.wait(120) == 2
+    assert "the key file" in (tmp_path / "log").read_text()
+
+
 def test_clients_cannot_control_several_workers() -> None:
     with pytest.raises(CtrkitError, match="would reach one of several workers"):
         serving_settings(None, [], True, [], [], workers=2)
