@@ -50,7 +50,7 @@ class Manifest(_Document):
     features: tuple[Feature, ...]
     inputs: Inputs
     metrics: dict[str, Any] = Field(description="of the run, one entry a split")
-    profile: dict[str, Any] = Field(description="of the training data, as prepare wrote it")
+    profile: dict[str, Any] = Field(description="of the training data, as prepare wrote it, and of the scores")
     max_abs_diff: float = Field(description="largest difference of a probability found by the export's self-check")
     files: dict[str, FileEntry] = Field(description="every other file of the folder")
     versions: dict[str, str] = Field(description="of the software that wrote it")

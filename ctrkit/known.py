@@ -31,20 +31,21 @@ class KnownValues:
     @classmethod
     def of(cls, vocabularies: Mapping[str, Iterable[str] | Iterable[int]]) -> "KnownValues":
         """From the values themselves."""
-        return cls({name: np.unique(_codes(list(values))) for name, values in vocabularies.items()})
+        return cls({name: np.unique(codes_of(list(values))) for name, values in vocabularies.items()})
 
     def __contains__(self, feature: str) -> bool:
         return feature in self._codes
 
     def unknown(self, feature: str, values: np.ndarray) -> int:
         """How many of a feature's canonical values (strings as objects, or int64) are neither known nor missing."""
-        known = self._codes[feature]
         present = values[values != ("" if values.dtype == object else MISSING_INT)]
-        if not len(present):
-            return 0
-        if not len(known):
-            return len(present)
-        codes = _codes(present.tolist())
+        return self.unknown_codes(feature, codes_of(present.tolist()))
+
+    def unknown_codes(self, feature: str, codes: np.ndarray) -> int:
+        """The same of codes of values that are not missing."""
+        known = self._codes[feature]
+        if not len(codes) or not len(known):
+            return len(codes)
         places = np.minimum(np.searchsorted(known, codes), len(known) - 1)
         return int((known[places] != codes).sum())
 
@@ -67,7 +68,8 @@ class KnownValues:
             raise CtrkitError(f"the bundle's file '{path}' is damaged: {error}", "Export the run again") from error
 
 
-def _codes(values: list[Any]) -> np.ndarray:
+def codes_of(values: list[Any]) -> np.ndarray:
+    """CRC-32s of texts as uint32, integers as int64."""
     if values and isinstance(values[0], str):
         return np.fromiter((zlib.crc32(value.encode()) for value in values), np.uint32, len(values))
     return np.array(values, np.int64)

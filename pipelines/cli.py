@@ -327,10 +327,25 @@ def serve(
     pin: Annotated[
         list[str] | None, typer.Option(metavar="MODEL=VERSION", help="Serve this version, not the latest. Repeatable.", show_default=False)
     ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL=VERSION:SHARE", help="Give this version a share of the requests that name none. Repeatable.", show_default=False
+        ),
+    ] = None,
+    shadow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL=VERSION", help="Let this version score, unseen, what another has answered. Repeatable.", show_default=False
+        ),
+    ] = None,
     control: Annotated[bool, typer.Option("--control", help="Let clients load and unload models.")] = False,
     cors: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages of this web origin ask. Repeatable.", show_default=False)
     ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that answer, each with the models loaded.")] = 1,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate with its chain, PEM: answer HTTPS.", show_default=False)] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The certificate's key, PEM, without a password.", show_default=False)] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Another setting, such as max_rows=1000. Repeatable.", show_default=False),
@@ -342,8 +357,10 @@ def serve(
         _require("serving")
         from pipelines.serve import serve_repository, serving_settings
 
-        chosen = serving_settings(key_file, pin or [], control, cors or [], settings or [])
-        screen.result({"repo": str(repo), "url": f"http://{host}:{port}"})
+        chosen = serving_settings(
+            key_file, pin or [], control, cors or [], settings or [], split or [], shadow or [], workers, (tls_cert, tls_key)
+        )
+        screen.result({"repo": str(repo), "url": f"{'https' if tls_cert else 'http'}://{host}:{port}"})
         serve_repository(repo, host, port, chosen)
 
 

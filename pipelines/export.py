@@ -1,5 +1,6 @@
 """``ctrkit export``: a trained run -> a bundle in a model repository."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ def export_run(run: str | Path, repo: str | Path, name: str | None = None) -> di
                 run=run.name,
                 label=experiment.label,
                 metrics={"valid": result.to_json()["valid"], "test": result.to_json()["test"]} if result else {},
-                profile=dataset.profile,
+                profile=_profile(dataset.profile, run, dataset.inputs.tasks, narrowed=dense_arch.selection is not None),
                 new_ids=dense_arch.selection.new_ids if dense_arch.selection is not None else None,
             ),
             repo,
@@ -82,3 +83,17 @@ def export_run(run: str | Path, repo: str | Path, name: str | None = None) -> di
             external_mb=experiment.export.external_data_mb,
         )
     return {"bundle": str(exported.bundle), "max_abs_diff": exported.max_abs_diff, "bytes": exported.bytes}
+
+
+def _profile(profile: dict[str, Any], run: Path, tasks: Sequence[str], narrowed: bool) -> dict[str, Any]:
+    """The training data's profile, and bins of the scores that the run gave its validation rows under the names of the graph's outputs.
+
+    Args:
+        narrowed: the model has dropped words of its vocabularies: which values it does not know is not what the profile says.
+    """
+    from ctrkit.bundle import output_names
+    from ctrkit.drift import narrowed_profile
+    from ctrkit.training.run import read_score_bins
+
+    scores = {name: bins.to_json() for name, bins in zip(output_names(tasks), read_score_bins(run), strict=False)}
+    return {**(narrowed_profile(profile) if narrowed else profile), "scores": scores}

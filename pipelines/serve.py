@@ -9,13 +9,24 @@ if TYPE_CHECKING:
 
 
 def serving_settings(
-    key_file: Path | None, pin: Sequence[str], control: bool, cors: Sequence[str], others: Sequence[str]
+    key_file: Path | None,
+    pin: Sequence[str],
+    control: bool,
+    cors: Sequence[str],
+    others: Sequence[str],
+    split: Sequence[str] = (),
+    shadow: Sequence[str] = (),
+    workers: int = 1,
+    tls: tuple[Path | None, Path | None] = (None, None),
 ) -> "ServingSettings":
     """The command's options as settings.
 
     Args:
         pin: ``model=version``.
         others: ``key=value`` of any setting, the value in YAML.
+        split: ``model=version:share``.
+        shadow: ``model=version``.
+        tls: certificate and key.
 
     Raises:
         CtrkitError: an option that says nothing, an unknown setting, a value that it cannot have.
@@ -27,7 +38,14 @@ def serving_settings(
     from serving.settings import ServingSettings
 
     chosen: dict[str, Any] = {"key_file": key_file, "control": control, "cors_origins": tuple(cors)}
+    chosen |= {"workers": workers, "tls_cert": tls[0], "tls_key": tls[1]}
     chosen["pin"] = dict(_pair(text, "--pin", "MODEL=VERSION") for text in pin)
+    chosen["split"] = {}
+    for text in split:
+        name, rest = _pair(text, "--split", "MODEL=VERSION:SHARE")
+        version, share = _pair(rest, f"--split {name}=", "MODEL=VERSION:SHARE", ":")
+        chosen["split"].setdefault(name, {})[version] = share
+    chosen["shadow"] = dict(_pair(text, "--shadow", "MODEL=VERSION") for text in shadow)
     for text in others:
         key, value = _pair(text, "--set", "KEY=VALUE")
         if key not in ServingSettings.model_fields:
@@ -40,13 +58,15 @@ def serving_settings(
         return ServingSettings.model_validate(chosen)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # of several settings together
+            raise CtrkitError(first["msg"].removeprefix("Value error, ")) from error
         raise CtrkitError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}, got {first['input']!r}") from error
 
 
-def _pair(text: str, option: str, form: str) -> tuple[str, str]:
+def _pair(text: str, option: str, form: str, between: str = "=") -> tuple[str, str]:
     from ctrkit.errors import CtrkitError
 
-    key, separator, value = text.partition("=")
+    key, separator, value = text.partition(between)
     if not separator or not key:
         raise CtrkitError(f"{option} {text} is not {form}")
     return key, value
@@ -56,13 +76,15 @@ def serve_repository(repo: str | Path, host: str = "127.0.0.1", port: int = 8000
     """Serves until it is interrupted. All that is logged goes to stderr.
 
     Raises:
-        CtrkitError: no repository, a damaged bundle, or a port that cannot be had.
+        CtrkitError: no repository, a damaged bundle, a certificate that cannot be used, or a port that cannot be had.
     """
     from ctrkit.bundle import model_names
     from ctrkit.errors import CtrkitError
     from serving.app import create_app
     from serving.server import make_server
     from serving.settings import ServingSettings
+    from serving.tls import check_certificate
+    from serving.workers import serve_with_workers
 
     failures: list[CtrkitError] = []
 
@@ -72,6 +94,9 @@ def serve_repository(repo: str | Path, host: str = "127.0.0.1", port: int = 8000
 
     model_names(repo)
     settings = settings or ServingSettings()
+    check_certificate(settings)
+    if settings.workers > 1:
+        return serve_with_workers(Path(repo), host, port, settings)
     server = make_server(create_app(repo, settings, on_failure=stop), host, port, settings)
     try:
         server.run()

@@ -19,56 +19,92 @@ import ctrkit
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Kind
 from serving import console
-from serving.bodies import ModelDescription, ModelList, RankRequest, RankResponse, Refusal, ScoreRequest, ScoreResponse, Unprocessable
+from serving.bodies import (
+    SPLIT_KEY,
+    ModelDescription,
+    ModelList,
+    RankRequest,
+    RankResponse,
+    Refusal,
+    ScoreRequest,
+    ScoreResponse,
+    Unprocessable,
+)
 from serving.gate import Gate
 from serving.http import Direct, Handler, add_direct, add_error_handlers, json_response
 from serving.keys import read_keys
 from serving.metrics import Metrics
 from serving.model import Served
 from serving.open_inference import add_open_inference
+from serving.peers import Peers
 from serving.predict import Predictions
 from serving.repository import Repository, Watcher
+from serving.rollout import Rollout
 from serving.settings import ServingSettings
+from serving.shadow import Shadow
+from serving.tracing import open_tracer
 from serving.wire.ask import ARROW, JSON
 
 log = logging.getLogger("ctrkit.serving")
 
 
 def create_app(
-    repo: str | Path, settings: ServingSettings | None = None, on_failure: Callable[[CtrkitError], None] | None = None
+    repo: str | Path,
+    settings: ServingSettings | None = None,
+    on_failure: Callable[[CtrkitError], None] | None = None,
+    peers: Peers | None = None,
 ) -> ASGIApp:
     """The service for a model repository. It listens at once; ``/readyz`` is 503 until the models are loaded and warm.
 
     Args:
         on_failure: called when the models cannot be loaded; without it the service stays up and ``/readyz`` tells why.
+        peers: of one worker among several. It listens when its models are loaded: others answer meanwhile.
     """
     settings = settings or ServingSettings()
-    pool = ThreadPoolExecutor(settings.workers, "score")
-    metrics = Metrics()
+    pool = ThreadPoolExecutor(settings.runs, "score")
+    metrics = Metrics(settings)
     keys = read_keys(settings.key_file)
     repository = Repository(repo, pool, settings, lambda name, outcome: metrics.reloads.labels(name, outcome).inc())
     watcher = Watcher(repository, settings.poll_s)
-    predictions = Predictions(repository, pool, metrics, settings)
+    rollout = Rollout(repository, settings)
+    tracer = open_tracer() if settings.tracing else None
+    shadow = Shadow(rollout, settings.shadow_rows)
+    metrics.registry.register(shadow)
+    predictions = Predictions(repository, pool, metrics, settings, rollout, shadow)
 
-    def load() -> None:
+    def load() -> bool:
         try:
             repository.load()
         except CtrkitError as error:  # the repository keeps it: /readyz and every request tell it
             log.error("models cannot be loaded", extra={"reason": str(error)})
             if on_failure:
                 on_failure(error)
-            return
-        if settings.poll_s:
+            return False
+        return True
+
+    def look_after(loaded: bool | None) -> None:
+        if (load() if loaded is None else loaded) and settings.poll_s:
             watcher.watch()
+
+    def own_metrics() -> bytes:
+        return metrics.text(repository.answering())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        thread = threading.Thread(target=load, name="watch-models", daemon=True)
+        loaded = await run_in_threadpool(load) if peers is not None else None
+        if peers is not None:
+            peers.listen(own_metrics)
+        thread = threading.Thread(target=look_after, args=(loaded,), name="watch-models", daemon=True)
         thread.start()
         yield
+        if peers is not None:
+            peers.close()
         watcher.stop()
         repository.close()
         await run_in_threadpool(thread.join)  # an interpreter that ends under onnxruntime's feet aborts
+        await run_in_threadpool(shadow.close)
+        if tracer is not None:
+            await run_in_threadpool(tracer.close)
         pool.shutdown()
 
     app = FastAPI(title="ctrkit", summary="Click probabilities from raw feature values", version=ctrkit.__version__, lifespan=lifespan)
@@ -77,35 +113,45 @@ def create_app(
     app.include_router(console.router)
     add_open_inference(app, repository, predictions, settings)
 
-    @app.get("/v1/models", tags=["models"], response_model=ModelList)
+    @app.get("/v1/models", tags=["models"], response_model=ModelList, responses=_refusals(401, 503))
     async def models() -> Response:
         """The models served, and versions that were refused."""
-        return json_response({"models": [_summary(repository, repository.served(name)) for name in repository.names()]})
+        return json_response({"models": [_summary(repository, rollout, repository.served(name)) for name in repository.names()]})
 
-    @app.get("/v1/models/{name}/versions/{version}", tags=["models"], response_model=ModelDescription, responses={404: {"model": Refusal}})
-    @app.get("/v1/models/{name}", tags=["models"], response_model=ModelDescription, responses={404: {"model": Refusal}})
+    @app.get(
+        "/v1/models/{name}/versions/{version}",
+        tags=["models"],
+        response_model=ModelDescription,
+        responses=_refusals(401, 404, 405, 503),
+    )
+    @app.get(
+        "/v1/models/{name}",
+        tags=["models"],
+        response_model=ModelDescription,
+        responses=_refusals(401, 404, 405, 503),
+    )
     async def model(name: str, version: str | None = None) -> Response:
         """A model's features, and its metrics in training."""
         if ":" in name:  # a way to ask a model, not a model's name
-            raise HTTPException(405)
-        return json_response(_description(repository, repository.served(name, version)))
+            raise HTTPException(405, headers={"Allow": "POST"})
+        return json_response(_description(repository, rollout, repository.served(name, version)))
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> Response:
         """The process is up."""
         return json_response({"status": "ok"})
 
-    @app.get("/readyz", tags=["health"], responses={503: {"model": Refusal}})
+    @app.get("/readyz", tags=["health"], responses=_refusals(503))
     async def readyz() -> Response:
         """All models are loaded and warm."""
         return json_response({"status": "ready", "models": repository.names()})
 
-    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
+    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse, responses=_refusals(401))
     async def prometheus() -> Response:
         """Latencies, batch sizes, scores, missing and unknown values, for Prometheus."""
-        return Response(await run_in_threadpool(metrics.text, repository.answering()), media_type=CONTENT_TYPE_LATEST)
+        return Response(await run_in_threadpool(peers.text if peers is not None else own_metrics), media_type=CONTENT_TYPE_LATEST)
 
-    gate = Gate(app, [route for route in app.routes if isinstance(route, Direct)], keys, metrics, settings)
+    gate = Gate(app, [route for route in app.routes if isinstance(route, Direct)], keys, metrics, settings, tracer)
     if not settings.cors_origins:
         return gate
     return CORSMiddleware(gate, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"])
@@ -129,22 +175,27 @@ def _documented(
 ) -> dict[str, Any]:
     """A route's entry in ``/docs``."""
     body = {"required": True, "content": {JSON: {"schema": request.model_json_schema()}, **(others or {})}}
-    refusals: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for status in (401, 404, 408, 413, 415, 429, 503)}
-    responses = {**refusals, 422: {"model": Unprocessable}, 200: {"content": others or {}}}
-    return {"openapi_extra": {"requestBody": body}, "response_model": response, "responses": responses}
+    responses = {**_refusals(400, 401, 404, 406, 408, 413, 415, 429, 503), 422: {"model": Unprocessable}, 200: {"content": others or {}}}
+    return {"openapi_extra": {"requestBody": body, "parameters": [SPLIT_KEY]}, "response_model": response, "responses": responses}
 
 
-def _summary(repository: Repository, model: Served) -> dict[str, Any]:
+def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Their entries in ``/docs``."""
+    return {status: {"model": Refusal} for status in statuses}
+
+
+def _summary(repository: Repository, rollout: Rollout, model: Served) -> dict[str, Any]:
     states = repository.states(model.name)[model.name]
     refused = [{"version": state.version, "reason": state.reason} for state in states if state.reason]
-    return {"name": model.name, "version": model.version, "versions": repository.versions(model.name), "refused": refused}
+    about = {"name": model.name, "version": model.version, "versions": repository.versions(model.name), "refused": refused}
+    return {**about, **rollout.about(model.name)}
 
 
-def _description(repository: Repository, model: Served) -> dict[str, Any]:
+def _description(repository: Repository, rollout: Rollout, model: Served) -> dict[str, Any]:
     manifest = model.bundle.manifest
     features = [
         {"name": feature.name, "kind": feature.kind.value, "dtype": "number" if feature.kind is Kind.NUMERIC else feature.dtype}
         for feature in manifest.features
     ]
     about = manifest.model_dump(mode="json", include={"model", "created", "label", "metrics"})
-    return {**_summary(repository, model), **about, "features": features}
+    return {**_summary(repository, rollout, model), **about, "features": features}

@@ -2,14 +2,19 @@
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 Row = dict[str, Any]
 _EXAMPLE_ROW = {"user_id": "u1", "item_id": "i7", "price": 9.5, "tags": ["new", "sale"]}
 
 
+SPLIT_KEY = {"name": "X-Split-Key", "in": "header", "schema": {"type": "string"}, "description": "requests with one key get one version"}
+
+
 class ScoreRequest(BaseModel):
     """Rows to score. A feature that is left out or null counts as missing; an unknown name or a wrong type is a 422."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["rows"]}, {"required": ["columns"]}]})
 
     rows: list[Row] | None = Field(None, description="one object a row: feature name -> raw value", examples=[[_EXAMPLE_ROW]])
     columns: dict[str, list[Any]] | None = Field(
@@ -58,6 +63,8 @@ class ModelSummary(BaseModel):
     version: int = Field(description="the version that is served")
     versions: list[int] = Field(description="all versions that are loaded")
     refused: list[RefusedVersion] = Field(description="versions that lie in the repository and cannot be served")
+    split: dict[str, float] | None = Field(None, description="version -> its share of the requests that name none, where they are split")
+    shadow: int | None = Field(None, description="version that scores, unseen, what others have answered")
 
 
 class ModelList(BaseModel):
@@ -90,3 +97,43 @@ class Unprocessable(BaseModel):
 
 class Refusal(BaseModel):
     detail: str
+
+
+class Tensor(BaseModel):
+    """Under the graph's own name; ``data`` is flat or nested, or lies behind the JSON when ``parameters`` has ``binary_data_size``."""
+
+    name: str
+    shape: list[int]
+    datatype: str = Field(examples=["BYTES", "INT64", "FP64", "FP32"])
+    data: list[Any] | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class InferRequest(BaseModel):
+    """The Open Inference Protocol's."""
+
+    id: str | None = None
+    inputs: list[Tensor]
+    outputs: list[dict[str, Any]] | None = None
+    parameters: dict[str, Any] | None = None
+
+
+def infer_schema() -> dict[str, Any]:
+    """``InferRequest`` in one piece, as a document of many schemas can hold it."""
+    schema = InferRequest.model_json_schema()
+    del schema["$defs"]
+    schema["properties"]["inputs"]["items"] = Tensor.model_json_schema()
+    return schema
+
+
+class InferResponse(BaseModel):
+    id: str | None = None
+    model_name: str
+    model_version: str
+    outputs: list[Tensor]
+
+
+class ProtocolError(BaseModel):
+    """A refusal as the Open Inference Protocol writes it."""
+
+    error: str

@@ -22,6 +22,7 @@ from serving.logs import AccessLog
 from serving.metrics import Metrics
 from serving.problems import NoKey, Refused, SlowBody, TooSlow
 from serving.settings import ServingSettings
+from serving.tracing import Tracer
 
 log = logging.getLogger("ctrkit.serving")
 
@@ -57,15 +58,19 @@ class Gate:
         keys: who may ask.
         metrics: where requests are counted.
         settings: the time limit; whether there is an access log.
+        tracer: is told of every request that has ended.
     """
 
-    def __init__(self, app: FastAPI, direct: Sequence[Direct], keys: Keys, metrics: Metrics, settings: ServingSettings) -> None:
+    def __init__(
+        self, app: FastAPI, direct: Sequence[Direct], keys: Keys, metrics: Metrics, settings: ServingSettings, tracer: Tracer | None = None
+    ) -> None:
         self._app = app
         self._direct = direct
         self._keys = keys
         self._metrics = metrics
         self._seconds = settings.timeout_s
         self._access = AccessLog() if settings.access_log else None
+        self._tracer = tracer
         self._requests: set[_Request] = set()
         self._ticking: asyncio.TimerHandle | None = None
         metrics.in_flight.set_function(lambda: len(self._requests))
@@ -80,7 +85,7 @@ class Gate:
             return
         started = perf_counter()
         path = scope["path"]
-        request_id = _request_id(scope)
+        request_id = scope["ctrkit.id"] = _request_id(scope)
         scope["ctrkit"] = told = {}
         task = asyncio.current_task()
         assert task is not None
@@ -131,6 +136,8 @@ class Gate:
             self._metrics.request(path, request.status, seconds)
             if "refused" in told:
                 self._metrics.refused(told["refused"])
+            if self._tracer is not None:
+                self._tracer.request(scope, request_id, request.status, seconds, told)
             if self._access is not None:
                 about = {"method": scope["method"], "path": path[:200], "status": request.status, "ms": int(1e6 * seconds) / 1000}
                 self._access.add({"request_id": request_id.decode(), **about, **told})

@@ -1,6 +1,7 @@
 """ASGI as the service uses it: bodies in within their bound, answers out, refusals as the caller's protocol writes them."""
 
 import asyncio
+import re
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
@@ -39,11 +40,13 @@ class Direct(APIRoute):
         self.app: ASGIApp = endpoint.handler
 
 
-def add_direct(app: FastAPI, path: str, handler: Handler, about: str, **documented: Any) -> None:
-    """Adds a POST route that ``handler`` answers."""
+def add_direct(app: FastAPI, path: str, handler: Handler, about: str, openapi_extra: dict[str, Any], **documented: Any) -> None:
+    """Adds a POST route that ``handler`` answers; ``openapi_extra`` is its entry in the document but for the path's parameters."""
 
     def endpoint() -> None: ...
 
+    in_path = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in re.findall(r"{(\w+)}", path)]
+    documented["openapi_extra"] = {**openapi_extra, "parameters": [*in_path, *openapi_extra.get("parameters", [])]}
     endpoint.handler = handler
     endpoint.__doc__ = about
     app.router.add_api_route(path, endpoint, methods=["POST"], route_class_override=Direct, **documented)
@@ -176,7 +179,9 @@ def add_error_handlers(app: FastAPI) -> None:
         if error.status_code == 405 and path.startswith("/v1/models"):
             how = "POST asks a model: /v1/models/<name>:score or :rank. GET describes it: /v1/models/<name>. See /docs."
             message = f"{request.method} {path} is not answered. {how}"
-        return json_response({"error" if path.startswith("/v2") else "detail": message}, error.status_code)
+        answer = json_response({"error" if path.startswith("/v2") else "detail": message}, error.status_code)
+        answer.headers.update(error.headers or {})
+        return answer
 
     app.add_exception_handler(Refused, refused)
     app.add_exception_handler(HTTPException, by_status)

@@ -1,22 +1,26 @@
 """What Prometheus reads at ``/metrics``.
 
 Of the values themselves only counts are kept: how many scores fell where, how many values of a feature were missing or unknown to
-the model. Features are counted on a sample of rows, when somebody reads the metrics, and not while requests wait.
+the model. Features are counted on a sample of rows, when somebody reads the metrics, and not while requests wait; so is their drift.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from ctrkit.bundle import output_names
+from ctrkit.drift import present_codes
 from ctrkit.feeds import input_names
-from ctrkit.schema import MISSING_INT, Kind
+from ctrkit.schema import Feature, Kind
 from serving.batcher import Feed
+from serving.drift import Drift
 from serving.model import Served
+from serving.settings import ServingSettings
 
 STAGES = ("read", "parse", "queue", "run", "answer", "total")
 SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -30,16 +34,20 @@ SAMPLE_ROWS = 4096
 
 
 class Metrics:
-    """All metrics of one service, in a registry of their own."""
+    """All metrics of one service, in a registry of their own.
 
-    def __init__(self) -> None:
+    Args:
+        settings: rows of the window that drift is looked for in.
+    """
+
+    def __init__(self, settings: ServingSettings) -> None:
         self.registry = CollectorRegistry()
         self._refused = Counter("ctrkit_refused", "Requests that were refused, by the reason", ["reason"], registry=self.registry)
         self.in_flight = Gauge("ctrkit_in_flight", "Requests that are being answered", registry=self.registry)
         self.version = Gauge("ctrkit_model_version", "Version that answers unless one is named", ["model"], registry=self.registry)
         self.reloads = Counter("ctrkit_versions", "Versions loaded or refused", ["model", "outcome"], registry=self.registry)
         self._requests = _Requests()
-        self._models = _Models()
+        self._models = _Models(settings)
         self.registry.register(self._requests)
         self.registry.register(self._models)
         self.request = self._requests.add
@@ -125,14 +133,15 @@ class _Requests(Collector):
 class ModelMetrics:
     """What one version was asked and answered."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: Served, settings: ServingSettings) -> None:
         self.served = served
         self.tasks = output_names(served.bundle.tasks)
         self.seconds = Distribution(SECONDS, len(STAGES))
         self.rows = Distribution(ROWS, 2)
         self.scores = Distribution(SCORES, len(self.tasks))
         self.values = {feature.name: np.zeros(3, np.int64) for feature in served.bundle.features}
-        self._sample: list[tuple[Feed, int]] = []
+        self.drift = Drift(served.bundle, settings.drift_rows, settings.drift_min_rows)
+        self._sample: list[tuple[Feed, int, np.ndarray]] = []
         self._sample_rows = 0
 
     def predicted(self, seconds: tuple[float, ...], rows: int, batch_rows: int, feed: Feed, probabilities: np.ndarray) -> None:
@@ -148,40 +157,54 @@ class ModelMetrics:
             self.scores.add(tuple(probabilities.ravel().tolist()))
         else:
             self.scores.add_many(probabilities.reshape(-1, len(self.tasks)).T)
-        if self._sample_rows < SAMPLE_ROWS and rows <= SAMPLE_ROWS:
-            self._sample.append((feed, rows))
+        if self._sample_rows < SAMPLE_ROWS and 0 < rows <= SAMPLE_ROWS:
+            self._sample.append((feed, rows, probabilities))
             self._sample_rows += rows
 
     def count_values(self) -> None:
-        """Counts the features' missing and unknown values in the sample and lets go of it."""
+        """Counts the features' missing and unknown values, and what falls into which bin, in the sample and lets go of it."""
         sample, self._sample, self._sample_rows = self._sample, [], 0
+        if not sample:
+            return
+        rows = sum(rows for _, rows, _ in sample)
+        binned = {}
+        for feature in self.served.bundle.features:
+            columns = [np.concatenate([feed[name] for feed, _, _ in sample]) for name in input_names(feature)]
+            missing, unknown, counts = self._counted(feature, *columns)
+            self.values[feature.name] += (rows, missing, unknown)
+            if counts is not None:
+                binned[feature.name] = counts
+        scores = np.concatenate([scores for _, _, scores in sample]).reshape(rows, -1).T
+        bins = self.drift.scores
+        told = {task: bins[task].count_numbers(column) for task, column in zip(self.tasks, scores, strict=True) if task in bins}
+        self.drift.add(rows, binned, told)
+
+    def _counted(self, feature: Feature, values: np.ndarray, lengths: np.ndarray | None = None) -> tuple[int, int, np.ndarray | None]:
+        """Rows where the feature is missing, values unknown to the model, and values in each of the profile's bins if it has any."""
+        bins = self.drift.features.get(feature.name)
+        if feature.kind is Kind.NUMERIC:
+            return int(np.isnan(values).sum()), 0, bins and bins.count_numbers(values)
         known = self.served.bundle.known_values
-        for feed, rows in sample:
-            for feature in self.served.bundle.features:
-                names = input_names(feature)
-                values = feed[names[0]]
-                if feature.multi_valued:
-                    missing = int((feed[names[1]] == 0).sum())
-                elif feature.kind is Kind.NUMERIC:
-                    missing = int(np.isnan(values).sum())
-                else:
-                    missing = int((values == ("" if feature.dtype == "string" else MISSING_INT)).sum())
-                vocabulary = feature.of or feature.name
-                unknown = known.unknown(vocabulary, values) if known is not None and vocabulary in known else 0
-                self.values[feature.name] += (rows, missing, unknown)
+        codes, missing = present_codes(feature, values, lengths)
+        vocabulary = feature.of or feature.name
+        unknown = known.unknown_codes(vocabulary, codes) if known is not None and vocabulary in known else 0
+        counts = bins and bins.count_codes(codes, missing, unknown)
+        return missing if lengths is None else int((lengths == 0).sum()), unknown, counts
 
 
 class _Models(Collector):
     """Every version's metrics."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: ServingSettings) -> None:
+        self._settings = settings
+        self._counting = threading.Lock()
         self._models: dict[tuple[str, int], ModelMetrics] = {}
 
     def of(self, served: Served) -> ModelMetrics:
         key = served.name, served.version
         known = self._models.get(key)
         if known is None or known.served is not served:
-            known = self._models[key] = ModelMetrics(served)
+            known = self._models[key] = ModelMetrics(served, self._settings)
         return known
 
     def keep(self, answering: Sequence[Served]) -> None:
@@ -202,6 +225,10 @@ class _Models(Collector):
                 ("out_of_vocabulary", "Values of the sample that the model does not know"),
             )
         )
+        window = GaugeMetricFamily("ctrkit_drift_rows", "Rows of the window that drift is looked for in", labels=labels)
+        index = "Population stability index of {} in the window against {}: below 0.1 no change, above 0.25 one that matters"
+        drift = GaugeMetricFamily("ctrkit_feature_drift", index.format("a feature", "the training"), labels=[*labels, "feature"])
+        score_drift = GaugeMetricFamily("ctrkit_score_drift", index.format("scores", "held-out rows"), labels=[*labels, "task"])
         for (name, version), model in list(self._models.items()):
             about = [name, str(version)]
             for stage, (buckets, total) in zip(STAGES, model.seconds.read(), strict=True):
@@ -210,7 +237,12 @@ class _Models(Collector):
                 family.add_metric(about, buckets, total)
             for task, (buckets, total) in zip(model.tasks, model.scores.read(), strict=True):
                 scores.add_metric([*about, task], buckets, total)
-            model.count_values()
+            with self._counting:
+                model.count_values()
+            window.add_metric(about, model.drift.rows)
+            for family, indices in ((drift, model.drift.of_features()), (score_drift, model.drift.of_scores())):
+                for what, value in indices.items():
+                    family.add_metric([*about, what], value)
             known = model.served.bundle.known_values or ()
             for feature in model.served.bundle.features:
                 counted = model.values[feature.name].tolist()
@@ -218,7 +250,7 @@ class _Models(Collector):
                 missing.add_metric([*about, feature.name], counted[1])
                 if (feature.of or feature.name) in known:
                     unknown.add_metric([*about, feature.name], counted[2])
-        yield from (stages, rows, batches, scores, sampled, missing, unknown)
+        yield from (stages, rows, batches, scores, sampled, missing, unknown, window, drift, score_drift)
 
 
 def route_of(path: str) -> str:

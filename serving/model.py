@@ -46,7 +46,7 @@ class Served:
         self.batcher = Batcher(
             bundle.predict,
             pool,
-            workers=settings.workers,
+            workers=settings.runs,
             most_rows=settings.batch_rows or best_batch(self.seconds),
             inline_rows=within(self.seconds, settings.inline_ms / 1000),
         )

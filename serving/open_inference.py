@@ -11,15 +11,18 @@ from fastapi.concurrency import run_in_threadpool
 
 import ctrkit
 from ctrkit.errors import CtrkitError
+from serving.bodies import SPLIT_KEY, InferResponse, ProtocolError, infer_schema
 from serving.http import add_direct, json_response
 from serving.predict import Predictions
 from serving.problems import Forbidden, InvalidBody, Refused
 from serving.repository import Repository
 from serving.settings import ServingSettings
 from serving.wire import v2
+from serving.wire.ask import JSON
 from serving.wire.json_text import parse
 
 TAGS: list[str | Enum] = ["open inference protocol"]
+BINARY = "application/octet-stream"
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository"]
 
 
@@ -32,14 +35,21 @@ class CannotLoad(Refused):
 def add_open_inference(app: FastAPI, repository: Repository, predictions: Predictions, settings: ServingSettings) -> None:
     """All that is below ``/v2``."""
     about = "Probabilities of tensors under the graph's own names."
+    binary = {BINARY: {"schema": {"type": "string", "format": "binary"}}}
+    body = {"required": True, "content": {JSON: {"schema": infer_schema()}, **binary}}
+    documented: dict[str, Any] = {
+        "openapi_extra": {"requestBody": body, "parameters": [SPLIT_KEY]},
+        "response_model": InferResponse,
+        "responses": {**_refusals(400, 401, 404, 408, 413, 415, 429, 503), 200: {"content": binary}},
+    }
     for path in ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer"):
-        add_direct(app, path, predictions.infer, about, name="infer", tags=TAGS)
+        add_direct(app, path, predictions.infer, about, name="infer", tags=TAGS, **documented)
     app.include_router(_about(repository, settings))
 
 
 def _about(repository: Repository, settings: ServingSettings) -> APIRouter:
     """All but ``infer``."""
-    router = APIRouter(prefix="/v2", tags=TAGS)
+    router = APIRouter(prefix="/v2", tags=TAGS, responses=_refusals(400, 401, 404, 503))
 
     @router.get("")
     @router.get("/", include_in_schema=False)
@@ -90,7 +100,7 @@ def _about(repository: Repository, settings: ServingSettings) -> APIRouter:
         ]
         return json_response(found)
 
-    @router.post("/repository/models/{name}/load")
+    @router.post("/repository/models/{name}/load", responses=_refusals(403))
     async def load(name: str, request: Request) -> Response:
         """Look at the model's folder now, and serve what is there."""
         _allow()
@@ -100,7 +110,7 @@ def _about(repository: Repository, settings: ServingSettings) -> APIRouter:
         await _changed(repository.load_model, name)
         return json_response({})
 
-    @router.post("/repository/models/{name}/unload")
+    @router.post("/repository/models/{name}/unload", responses=_refusals(403))
     async def unload(name: str, request: Request) -> Response:
         """Serve the model no more."""
         _allow()
@@ -118,6 +128,11 @@ def _about(repository: Repository, settings: ServingSettings) -> APIRouter:
         return parse(body, settings.max_depth, optional=None) if body else {}
 
     return router
+
+
+def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Their entries in the document."""
+    return {status: {"model": ProtocolError} for status in statuses}
 
 
 async def _changed(change: Any, name: str) -> None:

@@ -11,7 +11,10 @@ from serving.http import Receive, Scope, Send, header, read_body, respond, unpac
 from serving.metrics import Metrics
 from serving.problems import NotAcceptable, WrongType
 from serving.repository import Repository
+from serving.rollout import KEY_HEADER, Rollout
 from serving.settings import ServingSettings
+from serving.shadow import Shadow
+from serving.tracing import STAGES_KEY
 from serving.wire import arrow, rows, v2
 from serving.wire.ask import ARROW, JSON, Ask, Limits, Reader
 
@@ -27,10 +30,16 @@ class Predictions:
         pool: where long bodies are parsed.
         metrics: where predictions are counted.
         settings: limits of a request.
+        rollout: which version answers when none is named.
+        shadow: is shown what was answered.
     """
 
-    def __init__(self, repository: Repository, pool: Executor, metrics: Metrics, settings: ServingSettings) -> None:
+    def __init__(
+        self, repository: Repository, pool: Executor, metrics: Metrics, settings: ServingSettings, rollout: Rollout, shadow: Shadow
+    ) -> None:
         self._repository = repository
+        self._rollout = rollout
+        self._shadow = shadow
         self._pool = pool
         self._metrics = metrics
         self._limits = settings.limits
@@ -62,8 +71,11 @@ class Predictions:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, reader: Reader) -> None:
         started = perf_counter()
-        parameters = scope["path_params"]
-        model = self._repository.served(parameters["name"], parameters.get("version"))
+        name, version = scope["path_params"]["name"], scope["path_params"].get("version")
+        if version is None and self._rollout.splits(name):
+            model = self._rollout.answering(name, header(scope, KEY_HEADER).encode("latin-1") or scope["ctrkit.id"])
+        else:
+            model = self._repository.served(name, version)
         told = scope["ctrkit"]
         told["model"], told["version"] = model.name, model.version
         model.admit()
@@ -83,8 +95,16 @@ class Predictions:
         finally:
             model.leave()
         ended = perf_counter()
-        stages = (read - started, parsed - read, returned - parsed - done.ran, done.ran, ended - returned, ended - started)
+        stages = scope[STAGES_KEY] = (
+            read - started,
+            parsed - read,
+            returned - parsed - done.ran,
+            done.ran,
+            ended - returned,
+            ended - started,
+        )
         self._metrics.model(model).predicted(stages, ask.rows, done.batch_rows, ask.feed, done.probabilities)
+        self._shadow.offer(model, ask.feed, ask.rows, done.probabilities)
 
 
 def _media_type(content_type: str) -> str:

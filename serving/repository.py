@@ -74,12 +74,12 @@ class Repository:
             self.refresh()
             if self._closing.is_set():
                 return
-            for name, version in self._settings.pin.items():
+            for what, to_be, name, version in self._settings.named_versions:
                 if name not in self._models:
-                    raise CtrkitError(f"no model '{name}' to pin", nearest(name, list(self._models)))
+                    raise CtrkitError(f"no model '{name}' to {what}", nearest(name, list(self._models)))
                 if version not in self._models[name].served:
                     why = _reasons(self._models[name]) or "the repository has none"
-                    raise CtrkitError(f"the model '{name}' has no version {version} to be pinned to: {why}")
+                    raise CtrkitError(f"the model '{name}' has no version {version} {to_be}: {why}")
             for name, model in self._models.items():
                 if model.default is None:
                     raise CtrkitError(f"the model '{name}' cannot be served: {_reasons(model)}")
@@ -139,13 +139,14 @@ class Repository:
         """The model as its folder has it now: versions that are new or have changed are loaded, the rest is kept."""
         there = versions(self.path / name)
         pinned = self._settings.pin.get(name)
+        wanted = {version for _, _, model, version in self._settings.named_versions if model == name}
         served: dict[int, Served] = {}
         signatures: dict[int, Signature] = {}
         refused: dict[int, _Refusal] = {}
         for version in reversed(there):
             if self._closing.is_set():
                 return before
-            if len(served) >= self._settings.live_versions and version != pinned:
+            if len(served) >= self._settings.live_versions and version not in wanted:
                 continue
             signature = _signature(self.path / name / str(version))
             if before.signatures.get(version) == signature:
@@ -234,6 +235,11 @@ class Repository:
             known = ", ".join(str(number) for number in sorted(model.served))
             raise UnknownModel(f"no version '{(version or '')[:100]}' of the model '{name}'", f"Known: {known}")
         return model.served[int(version)]
+
+    def live(self, name: str, version: int) -> Served | None:
+        """A version that answers now."""
+        model = self._models.get(name)
+        return None if model is None else model.served.get(version)
 
     def _model(self, name: str) -> _Model:
         self.require_ready()

@@ -33,6 +33,8 @@ def make_server(app: ASGIApp, host: str, port: int, settings: ServingSettings) -
         server_header=False,
         date_header=False,
         log_config=logging_config(),
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=None if settings.tls_key is None else str(settings.tls_key),
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(settings.shutdown_s) or 1,
     )

@@ -26,8 +26,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ctrkit.transforms": set(),
     "ctrkit.feeds": set(),
     "ctrkit.known": set(),
+    "ctrkit.drift": {"ctrkit.known"},
     "ctrkit.bundle": {"ctrkit.feeds", "ctrkit.known"},
-    "ctrkit.data": {"ctrkit.transforms"},
+    "ctrkit.data": {"ctrkit.transforms", "ctrkit.drift", "ctrkit.known"},
     "ctrkit.embeddings": {"ctrkit.data.batch", "ctrkit.layers"},
     "ctrkit.layers": set(),
     "ctrkit.models": {"ctrkit.embeddings", "ctrkit.layers", "ctrkit.data.batch"},
@@ -43,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "ctrkit.bundle",
         "ctrkit.feeds",
     },
-    "ctrkit.training": {"ctrkit.models", "ctrkit.embeddings", "ctrkit.data"},
+    "ctrkit.training": {"ctrkit.models", "ctrkit.embeddings", "ctrkit.data", "ctrkit.drift"},
     "ctrkit.export": {
         "ctrkit.models",
         "ctrkit.embeddings",
@@ -64,7 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "ctrkit.companions": set(),
     "pipelines": {"ctrkit", "serving"},
-    "serving": {"ctrkit.bundle", "ctrkit.feeds"},
+    "serving": {"ctrkit.bundle", "ctrkit.feeds", "ctrkit.drift"},
 }
 """DESIGN.md's table: a room may import itself, the words above, and these rooms."""
 

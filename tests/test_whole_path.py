@@ -1,6 +1,7 @@
 """From a CSV to HTTP: what the trainer predicts, the file, the scorer and the service predict too."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ from ctrkit.bundle import MODEL_FILE, open_bundle
 from ctrkit.config import Experiment
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.prepare import prepare
+from ctrkit.drift import bins_of_numbers, score_bins
 from ctrkit.export.graph import refuse_loops
 from ctrkit.training.evaluate import predict_split
 from ctrkit.training.trainer import train
 from pipelines.export import export_run
 from pipelines.score import score
 from serving.app import create_app
+from serving.settings import ServingSettings
 
 ITEMS = [2**24, 2**24 + 1, 2**24 + 2, 2**31 - 1, 2**31, 2**31 + 1, 2**53, 2**53 + 1, 2**63 - 2, 2**63 - 1]
 """Neighbours that float32, int32 or float64 would merge."""
@@ -113,6 +116,24 @@ def test_every_step_predicts_the_same(model: str, log: Path, dataset: Dataset, t
     by_item = [entry["score"] for entry in sorted(ranked, key=lambda entry: entry["index"])]
     assert len(set(by_item)) == len(ITEMS), "neighbouring ids are told apart"
     assert np.std(by_item) > 0.01, "by what was learned, not by chance"
+
+
+def test_the_training_rows_do_not_drift(log: Path, dataset: Dataset, tmp_path: Path) -> None:
+    """The profile's bins and those of the service are the same, whatever the feature's kind."""
+    run = train(experiment(log, "lr"), dataset, run_dir=tmp_path / "run", console=Console(quiet=True)).run
+    bundle = open_bundle(export_run(run, tmp_path / "repo")["bundle"])
+    scores = score_bins(bundle.manifest.profile, "probability")
+    assert scores is not None and scores == bins_of_numbers(predict_split(run, "valid").probabilities)
+    names = [feature.name for feature in dataset.features]
+    rows = pl.read_csv(log).select(names).head(dataset.rows["train"]).to_dicts()
+    with TestClient(create_app(tmp_path / "repo", ServingSettings(drift_min_rows=10, poll_s=0))) as client:
+        while client.get("/readyz").status_code == 503:
+            pass
+        for start in range(0, len(rows), 1000):
+            assert client.post("/v1/models/shop:score", json={"rows": rows[start : start + 1000]}).status_code == 200
+            text = client.get("/metrics").text
+    drift = {name: float(value) for name, value in re.findall(r'^ctrkit_feature_drift{feature="(\w+)".*} (\S+)$', text, re.MULTILINE)}
+    assert set(drift) == set(names) and max(drift.values()) < 1e-3, drift
 
 
 @pytest.mark.parametrize("model", ["lr", "deepfm", "autoint"])

@@ -81,7 +81,8 @@ def _write(experiment: Experiment, columns: Columns, folder: Path, say: Progress
     transforms = _fit(columns.features, scratch, splitter, say)
     transforms.save(folder / "transforms")
 
-    profiler = Profiler(transforms, splitter.rows, experiment.tasks)
+    texts = {name: dictionary.texts() for name, dictionary in scratch.dictionaries.items()}
+    profiler = Profiler(transforms, splitter.rows, experiment.tasks, texts)
     names = [feature.name for feature in columns.features]
     golden = _Golden("test" if splitter.rows["test"] else "valid", experiment.export.golden_rows, names)
     done = 0

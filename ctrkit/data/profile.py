@@ -1,6 +1,6 @@
 """Counts what is in each split, as chunks go by: the profile that ``prepare`` keeps with the dataset."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,11 +8,14 @@ import polars as pl
 
 from ctrkit.data.labels import label_columns
 from ctrkit.data.splits import SPLITS
+from ctrkit.drift import Bins, bins_of_codes, bins_of_numbers, present_codes
+from ctrkit.known import codes_of
 from ctrkit.schema import MISSING_INT, Feature, Kind, Vocabulary
 from ctrkit.transforms.fitted import FittedTransforms
 
 _QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 _SAMPLE_ROWS = 100_000
+_BINNED_ROWS = 20_000
 
 
 class _Numbers:
@@ -55,15 +58,18 @@ class _Numbers:
 class Profiler:
     """Gathers the profile of a dataset while it is written.
 
-    Quantiles of numbers are those of about 100,000 training rows at even distances, all else is exact.
+    Quantiles of numbers are those of about 100,000 training rows at even distances, bins are filled from about 20,000, all else is exact.
 
     Args:
         transforms: the fitted ones.
         rows: rows of each split.
         tasks: names of several labels.
+        texts: of the columns that hold numbers into a dictionary, the values they stand for; number 0 is the missing one.
     """
 
-    def __init__(self, transforms: FittedTransforms, rows: dict[str, int], tasks: Sequence[str] = ()) -> None:
+    def __init__(
+        self, transforms: FittedTransforms, rows: dict[str, int], tasks: Sequence[str] = (), texts: Mapping[str, pl.Series] | None = None
+    ) -> None:
         self._transforms = transforms
         self._rows = rows
         self._features = transforms.features
@@ -76,6 +82,7 @@ class Profiler:
         self._values = {f.name: dict.fromkeys(SPLITS, 0) for f in transforms.features}
         self._numbers = {f.name: _Numbers() for f in transforms.features if f.kind is Kind.NUMERIC}
         self._every = max(1, rows["train"] // _SAMPLE_ROWS)
+        self._binned = _Binned(transforms, max(1, rows["train"] // _BINNED_ROWS), texts or {})
 
     def add(self, split: str, raw: pl.DataFrame, encoded: pl.DataFrame) -> None:
         """Takes in rows of a split: canonical values, and their ids with the label."""
@@ -92,6 +99,7 @@ class Profiler:
         if split == "train":
             for name, numbers in self._numbers.items():
                 numbers.add(raw[name].to_numpy(), self._every)
+            self._binned.add(raw)
 
     def describe(self) -> dict[str, Any]:
         """{splits: {split: {rows, ctr}}, features: {name: {...}}}; with several labels, ``ctr`` is the main one's and ``rates`` all's."""
@@ -120,7 +128,44 @@ class Profiler:
             about["out_of_vocabulary"] = {s: self._unknown[feature.name][s] / max(values[s], 1) for s in present}
         if feature.name in self._numbers:
             about.update(self._numbers[feature.name].describe())
+        about["bins"] = self._binned.bins(feature).to_json()
         return about
+
+
+class _Binned:
+    """A sample of the training rows, as much of it as bins are made of: numbers, and codes of other values."""
+
+    def __init__(self, transforms: FittedTransforms, every: int, texts: Mapping[str, pl.Series]) -> None:
+        self._transforms = transforms
+        self._every = every
+        self._texts = {name: codes_of(values.to_list()).astype(np.int64) for name, values in texts.items()}
+        self._values: dict[str, list[np.ndarray]] = {feature.name: [] for feature in transforms.features}
+        self._missing = dict.fromkeys(self._values, 0)
+
+    def add(self, raw: pl.DataFrame) -> None:
+        sample = raw.gather_every(self._every)
+        for feature in self._transforms.features:
+            values, missing = self._taken(feature, sample[feature.name])
+            self._values[feature.name].append(values)
+            self._missing[feature.name] += missing
+
+    def _taken(self, feature: Feature, column: pl.Series) -> tuple[np.ndarray, int]:
+        if feature.kind is Kind.NUMERIC:
+            return column.to_numpy(), 0
+        if feature.name in self._texts:
+            numbers = column.to_numpy()
+            return self._texts[feature.name][numbers[numbers != 0]], int((numbers == 0).sum())
+        if feature.multi_valued:
+            return present_codes(feature, column.explode(empty_as_null=False).to_numpy(), column.list.len().to_numpy())
+        return present_codes(feature, column.to_numpy())
+
+    def bins(self, feature: Feature) -> Bins:
+        values = np.concatenate(self._values[feature.name])
+        if feature.kind is Kind.NUMERIC:
+            return bins_of_numbers(values)
+        words = self._transforms[feature.name].vocabulary()
+        known = None if words is None else np.unique(codes_of(words.to_list()).astype(np.int64))
+        return bins_of_codes(values, self._missing[feature.name], known)
 
 
 def _missing(feature: Feature, dtype: pl.DataType) -> pl.Expr:

@@ -56,7 +56,7 @@ class Trained:
         run: name of the run.
         label: column or expression it was trained on, or one for each task, the main one first.
         metrics: of the run, one entry a split.
-        profile: of the training data.
+        profile: of the training data, and of the scores on rows that were held out.
         stored: each group's stored form, of compressed embeddings; ``tables`` is not read then.
     """
 

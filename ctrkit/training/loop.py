@@ -52,6 +52,7 @@ from ctrkit.training.run import (
     WEIGHTS_FILE,
     RunResult,
     write_json,
+    write_score_bins,
 )
 from ctrkit.training.search import DECISION_FILE, SEARCH_FOLDER, Found, forget_rewind, save_found, save_rewind
 from ctrkit.training.tracking import Tracker, read_records
@@ -469,6 +470,7 @@ class Loop:
             temporary.replace(self.run_dir / WEIGHTS_FILE)
             if self.pictures:
                 self._draw(best_step, scored)
+            write_score_bins(self.run_dir, scored["valid"].probabilities)
             write_json(self.run_dir / RESULT_FILE, result.to_json())
             forget_rewind(self.run_dir / SEARCH_FOLDER)
         dist.barrier()

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -16,6 +17,7 @@ import ctrkit
 from ctrkit.config import Experiment
 from ctrkit.config_file import load_config
 from ctrkit.data.dataset import Dataset
+from ctrkit.drift import Bins, bins_of_numbers
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Inputs
 from ctrkit.training.tracking import without_nan
@@ -25,6 +27,7 @@ ORIGIN_FILE = "origin.json"
 DATASET_FOLDER = "dataset"
 WEIGHTS_FILE = "weights.pt"
 RESULT_FILE = "result.json"
+SCORES_FILE = "scores.json"
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,19 @@ def create_run(experiment: Experiment, dataset: Dataset, run_dir: Path | None = 
     write_json(run_dir / ORIGIN_FILE, {"dataset": str(dataset.path.resolve()), "ctrkit": ctrkit.__version__, "torch": torch.__version__})
     write_config(run_dir, experiment)
     return run_dir
+
+
+def write_score_bins(run_dir: Path, probabilities: np.ndarray) -> None:
+    """Keeps how the probabilities of the validation rows, ``[rows]`` or ``[rows, tasks]``, are distributed: ``scores.json``."""
+    columns = probabilities.reshape(len(probabilities), -1).T
+    write_json(run_dir / SCORES_FILE, {"bins": [bins_of_numbers(column).to_json() for column in columns]})
+
+
+def read_score_bins(run_dir: Path) -> list[Bins]:
+    """What ``write_score_bins`` kept, one for each task; none of a run that was trained before there was such a file."""
+    path = run_dir / SCORES_FILE
+    content = json.loads(path.read_text(encoding="utf8")) if path.is_file() else {"bins": []}
+    return [Bins.model_validate(bins) for bins in content["bins"]]
 
 
 def write_config(run_dir: Path, experiment: Experiment) -> None:

@@ -84,7 +84,7 @@ def request(path: str, body: bytes) -> bytes:
 async def closed_loop(port: int, requests: Sequence[bytes], concurrency: int, seconds: float) -> Load:
     """So many connections, each with its next request as soon as the last is answered."""
     load = Load()
-    connections = await _connect(port, concurrency)
+    connections = await connect(port, concurrency)
     started = perf_counter()
 
     async def turn(connection: Connection, first: int) -> None:
@@ -104,7 +104,7 @@ async def closed_loop(port: int, requests: Sequence[bytes], concurrency: int, se
 async def open_loop(port: int, requests: Sequence[bytes], concurrency: int, seconds: float, rate: float, seed: int = 0) -> Load:
     """Requests at random times, ``rate`` a second on average (Poisson), over at most so many connections."""
     load = Load()
-    connections = await _connect(port, concurrency)
+    connections = await connect(port, concurrency)
     due: asyncio.Queue[float | None] = asyncio.Queue(BACKLOG)
     draw = random.Random(seed)
     started = perf_counter()
@@ -133,7 +133,8 @@ async def open_loop(port: int, requests: Sequence[bytes], concurrency: int, seco
     return load
 
 
-async def _connect(port: int, count: int) -> list[Connection]:
+async def connect(port: int, count: int) -> list[Connection]:
+    """So many connections to this machine."""
     loop = asyncio.get_running_loop()
     return [(await loop.create_connection(Connection, "127.0.0.1", port))[1] for _ in range(count)]
 

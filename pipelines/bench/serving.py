@@ -59,14 +59,14 @@ def bench_serving(
     bundle = open_bundle(repo / name, threads=1)
     if bundle.tasks:
         raise CtrkitError(f"the model '{name}' has several tasks", "Bench one that predicts one label")
-    draws = {count: _draws(bundle, count) for count in rows}
+    draws = {count: draw_requests(bundle, count) for count in rows}
     alone = {count: _alone(bundle, draws[count][0]) for count in rows}
     bodies = {count: [orjson.dumps({"rows": draw}) for draw in draws[count]] for count in rows}
     path = f"/v1/models/{name}:score"
     measured: list[dict[str, Any]] = []
     ours = [sys.executable, "-m", "pipelines.cli", "serve", str(repo)]
     plain = [sys.executable, "-m", "pipelines.bench.plain_service", str(bundle.path)]
-    with _service([*ours, "--port"], "/readyz") as our_service, _service(plain, "/openapi.json") as plain_service:
+    with service_process([*ours, "--port"], "/readyz") as our_service, service_process(plain, "/openapi.json") as plain_service:
         sides = (("plain", plain_service, "/score"), ("ctrkit", our_service, path))
         for count in rows:
             for side, (port, _), where in sides:  # both warm
@@ -76,9 +76,9 @@ def bench_serving(
                 for side, (port, process), where in sides:
                     requests = [request(where, body) for body in bodies[count]]
                     before = _stages(port) if side == "ctrkit" else {}
-                    processor = _processor_seconds(process)
+                    processor = processor_seconds(process)
                     load = _closed(port, requests, connections, seconds, side)
-                    processor = _processor_seconds(process) - processor
+                    processor = processor_seconds(process) - processor
                     after = _stages(port) if side == "ctrkit" else {}
                     rate = rate or max(1.0, OPEN_SHARE * len(load.latencies) / load.seconds)
                     opened = asyncio.run(open_loop(port, requests, connections, seconds, rate))
@@ -98,7 +98,7 @@ def bench_serving(
     return measured
 
 
-def _draws(bundle: Bundle, count: int) -> list[list[dict[str, Any]]]:
+def draw_requests(bundle: Bundle, count: int) -> list[list[dict[str, Any]]]:
     """Requests of golden rows, drawn at random."""
     golden = bundle.golden().rows
     random = np.random.default_rng(0)
@@ -147,7 +147,7 @@ def _mean(before: dict[str, tuple[float, float]], after: dict[str, tuple[float, 
 
 
 @contextmanager
-def _service(command: list[str], ready: str) -> Iterator[tuple[int, int]]:
+def service_process(command: list[str], ready: str) -> Iterator[tuple[int, int]]:
     """A service in a process of its own; gives its port and the process's number, stops it at the end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -168,7 +168,7 @@ def _service(command: list[str], ready: str) -> Iterator[tuple[int, int]]:
             process.wait()
 
 
-def _processor_seconds(process: int) -> float:
+def processor_seconds(process: int) -> float:
     """User and system time that a process has used: fields 14 and 15 of ``/proc/<number>/stat``."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

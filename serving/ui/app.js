@@ -2,6 +2,7 @@
 
 export const PATHS = { models: "v1/models", metrics: "metrics", model: (name) => `v1/models/${encodeURIComponent(name)}` };
 const REFRESH_MS = 2000;
+const DRIFTS = 15;
 
 // One form field's text -> the value that JSON sends: undefined when it is empty, which is missing.
 export function value(feature, text) {
@@ -43,6 +44,19 @@ export function stages(text) {
   return found;
 }
 
+// Prometheus' text -> [[model and version, feature or task, index]], the largest index first.
+export function drifts(text) {
+  const found = [];
+  for (const line of text.split("\n")) {
+    const match = /^ctrkit_(feature|score)_drift\{(.*)\} (\S+)$/.exec(line);
+    if (!match) continue;
+    const label = (name) => new RegExp(`(?:^|,)${name}="((?:[^"\\\\]|\\\\.)*)"`).exec(match[2])[1];
+    const what = match[1] === "feature" ? label("feature") : `score ${label("task")}`;
+    found.push([`${label("model")} ${label("version")}`, what, Number(match[3])]);
+  }
+  return found.sort((one, other) => other[2] - one[2]);
+}
+
 // What came between two readings: requests, mean and quantiles in milliseconds; a quantile is the end of its bucket.
 export function latency(before, after) {
   const count = (after.buckets.get(Infinity) ?? 0) - (before?.buckets.get(Infinity) ?? 0);
@@ -76,11 +90,17 @@ export function start(document, fetch) {
     throw new Error(Array.isArray(detail) ? detail.map((one) => one.msg).join("; ") : detail);
   }
 
+  // The default version, and those that the requests are split with or shown to.
+  const serves = (model) => {
+    const split = Object.entries(model.split ?? {}).map(([version, share]) => `, ${version} for ${+(100 * share).toFixed(2)} %`);
+    return `${model.version}${split.join("")}${model.shadow === undefined ? "" : `, ${model.shadow} in the shadow`}`;
+  };
+
   async function models() {
     const listed = (await (await ask(PATHS.models)).json()).models;
     element("models").replaceChildren(
       ...listed.map((model) =>
-        cells([model.name, model.version, model.versions.join(", "), model.refused.map((one) => `${one.version}: ${one.reason}`).join(" ")]),
+        cells([model.name, serves(model), model.versions.join(", "), model.refused.map((one) => `${one.version}: ${one.reason}`).join(" ")]),
       ),
     );
     const names = listed.map((model) => model.name);
@@ -118,8 +138,14 @@ export function start(document, fetch) {
     element("result").textContent = `${one} (version ${answer.version})`;
   }
 
-  async function latencies() {
-    const now = stages(await (await ask(PATHS.metrics)).text());
+  function drift(text) {
+    const word = (index) => (index < 0.1 ? "" : index < 0.25 ? "some" : "much");
+    const told = drifts(text).slice(0, DRIFTS);
+    element("drift").replaceChildren(...told.map(([model, what, index]) => cells([model, what, index.toFixed(3), word(index)])));
+  }
+
+  function latencies(text) {
+    const now = stages(text);
     first ??= now;
     const shown = (number) => (number === undefined ? "" : Number.isFinite(number) ? number.toPrecision(3) : "> 10,000");
     element("latency").replaceChildren(
@@ -140,7 +166,9 @@ export function start(document, fetch) {
   };
   const refresh = guarded(async () => {
     await models();
-    await latencies();
+    const text = await (await ask(PATHS.metrics)).text();
+    latencies(text);
+    drift(text);
   });
   element("model").addEventListener("change", guarded(form));
   element("key").addEventListener("change", refresh);

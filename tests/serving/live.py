@@ -1,5 +1,6 @@
 """A service on a loopback port of its own, for tests that need a real socket."""
 
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from serving.settings import ServingSettings
 
 
 @contextmanager
-def service(repo: Path, settings: ServingSettings | None = None) -> Iterator[str]:
+def service(repo: Path, settings: ServingSettings | None = None, verify: ssl.SSLContext | bool = True) -> Iterator[str]:
     """Its address, ``http://127.0.0.1:<port>``, once it is ready; it ends with the block."""
     settings = settings or ServingSettings()
     server = make_server(create_app(repo, settings), "127.0.0.1", 0, settings)
@@ -22,8 +23,8 @@ def service(repo: Path, settings: ServingSettings | None = None) -> Iterator[str
     thread.start()
     try:
         wait_until(lambda: server.started)
-        address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        wait_until(lambda: httpx.get(f"{address}/readyz").status_code == 200)
+        address = f"http{'s' if settings.tls_cert else ''}://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        wait_until(lambda: httpx.get(f"{address}/readyz", verify=verify).status_code == 200)
         yield address
     finally:
         server.should_exit = True

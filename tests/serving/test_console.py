@@ -15,6 +15,7 @@ from serving.console import FOLDER
 from serving.settings import ServingSettings
 from tests.handmade import make_bundle, probability
 from tests.serving.live import service
+from tests.serving.test_drift import drawn, write_profile
 
 KEY = "a-long-secret-key-1"
 
@@ -119,6 +120,28 @@ console.log(elements.latency.children.map(line => line.children.slice(0, 2).map(
     assert wrong == "price: 'cheap' is no number"
     assert likes == f"{probability({}, 1.0):.5f} (version 3)"
     assert latency == "read=2,parse=2,queue=2,run=2,answer=2,total=2"
+
+
+def test_it_shows_drift_the_largest_first_and_who_shares_the_requests(tmp_path: Path) -> None:
+    for version in (1, 2):
+        write_profile(make_bundle(tmp_path, version=version), drawn(3000, 0))
+    settings = ServingSettings(poll_s=0, drift_min_rows=100, pin={"clicks": 1}, split={"clicks": {2: 0.125}}, shadow={"clicks": 2})
+    with service(tmp_path, settings) as address:
+        rows = [{**row, "price": row["price"] + 5} for row in drawn(500, 1)]
+        assert httpx.post(f"{address}/v1/models/clicks/versions/1:score", json={"rows": rows}).status_code == 200
+        said = in_node(
+            address,
+            """
+await app.start(document, fromPage)();
+console.log(elements.models.all().replace(/\\s+/g, " "));
+for (const line of elements.drift.children) console.log(line.children.map(cell => cell.textContent).join("|"));
+""",
+        )
+    models, *drift = said.splitlines()
+    assert "clicks 1, 2 for 12.5 %, 2 in the shadow 1, 2" in models
+    assert len(drift) == 5 and drift[0].startswith("clicks 1|price|") and drift[0].endswith("|much")
+    indices = [float(line.split("|")[2]) for line in drift]
+    assert indices == sorted(indices, reverse=True) and [line.split("|")[3] for line in drift[2:]] == ["", "", ""]
 
 
 def test_latencies_are_of_what_came_since(address: str) -> None:

@@ -191,7 +191,7 @@ def test_more_requests_than_a_model_may_have_are_told_to_come_back(repo: Path, m
         return predict(self, feed)
 
     monkeypatch.setattr(Bundle, "predict", slow)
-    limits = ServingSettings(max_in_flight=2, inline_ms=0, workers=2, batch_rows=1, poll_s=0)
+    limits = ServingSettings(max_in_flight=2, inline_ms=0, runs=2, batch_rows=1, poll_s=0)
     three = {"rows": [{}] * 3}
     with service(repo, limits) as address, ThreadPoolExecutor(2) as threads, httpx.Client(base_url=address, timeout=30) as client:
         busy = [threads.submit(httpx.post, f"{address}{SCORE}", json=three, timeout=30) for _ in range(2)]
@@ -219,7 +219,7 @@ def test_an_answer_that_takes_too_long_is_given_up(repo: Path, monkeypatch: pyte
         return predict(self, feed)
 
     monkeypatch.setattr(Bundle, "predict", slow)
-    with service(repo, ServingSettings(timeout_s=0.3, inline_ms=0, workers=2, poll_s=0)) as address:
+    with service(repo, ServingSettings(timeout_s=0.3, inline_ms=0, runs=2, poll_s=0)) as address:
         try:
             answer = httpx.post(f"{address}{SCORE}", json={"rows": [{}] * 3}, timeout=20)
             assert answer.status_code == 503 and "no answer within 0.3 s" in answer.json()["detail"] and answer.headers["retry-after"]

@@ -19,6 +19,7 @@ from ctrkit.bundle import MODEL_FILE, open_bundle
 from ctrkit.config import Experiment
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.prepare import prepare
+from ctrkit.drift import bins_of_numbers, feature_bins, score_bins
 from ctrkit.errors import CtrkitError
 from ctrkit.models.optfs import OptFSSearch
 from ctrkit.training import loop
@@ -169,6 +170,9 @@ def test_the_bundle_is_smaller_and_predicts_the_same(folder: Path, dataset: Data
         raw = pl.read_parquet(dataset.golden)
         scored = bundle.score([{k: None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()} for row in raw.to_dicts()])
         np.testing.assert_allclose(scored, predict_split(path, "test").probabilities[: len(scored)], atol=1e-5)
+        assert score_bins(bundle.manifest.profile, "probability") == bins_of_numbers(predict_split(path, "valid").probabilities)
+        bins = [feature_bins(bundle.manifest.profile, feature) for feature in bundle.features]
+        assert {one.unknown for one in bins if one is not None and one.codes} == {name == "whole"}
     text = (open_bundle(tmp_path / "pruned" / "planted").path / MODEL_FILE).read_bytes()
     words = [f"{name} value {i}".encode() for name in NOISE for i in range(VALUES)]
     assert sum(word in text for word in words) <= 2 * len(NOISE), "one word a field is left, perhaps one that begins another"

@@ -87,7 +87,7 @@ def test_a_run_learns_and_leaves_its_folder(experiment: Make, dataset: Dataset) 
     names = {path.name for path in result.run.iterdir()}
     assert names == {
         *("config.yaml", "origin.json", "dataset", "metrics.jsonl", "tensorboard", "weights.pt", "result.json"),
-        *("learning_curve.png", "calibration.png"),
+        *("learning_curve.png", "calibration.png", "scores.json"),
     }
     assert {path.name for path in (result.run / "dataset").iterdir()} == {"dataset.json", "transforms", "golden.parquet"}
     for picture in ("learning_curve.png", "calibration.png"):
