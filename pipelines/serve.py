@@ -61,6 +61,7 @@ def serve_repository(repo: str | Path, host: str = "127.0.0.1", port: int = 8000
     from ctrkit.bundle import model_names
     from ctrkit.errors import CtrkitError
     from serving.app import create_app
+    from serving.repository import KINDS
     from serving.server import make_server
     from serving.settings import ServingSettings
 
@@ -70,7 +71,7 @@ def serve_repository(repo: str | Path, host: str = "127.0.0.1", port: int = 8000
         failures.append(error)
         server.should_exit = True
 
-    model_names(repo)
+    model_names(repo, KINDS)
     settings = settings or ServingSettings()
     server = make_server(create_app(repo, settings, on_failure=stop), host, port, settings)
     try:

@@ -13,6 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
 from starlette.types import ASGIApp
 
 import ctrkit
@@ -27,9 +28,13 @@ from serving.metrics import Metrics
 from serving.model import Served
 from serving.open_inference import add_open_inference
 from serving.predict import Predictions
-from serving.repository import Repository, Watcher
+from serving.recommend import Recommendations
+from serving.recommend_metrics import TowerMetrics
+from serving.repository import Repository, Version, Watcher
 from serving.settings import ServingSettings
+from serving.towers import ServedTowers, describe
 from serving.wire.ask import ARROW, JSON
+from serving.wire.recommend import RecommendRequest, RecommendResponse, RemoveRequest, RemoveResponse, UpsertRequest, UpsertResponse
 
 log = logging.getLogger("ctrkit.serving")
 
@@ -49,6 +54,9 @@ def create_app(
     repository = Repository(repo, pool, settings, lambda name, outcome: metrics.reloads.labels(name, outcome).inc())
     watcher = Watcher(repository, settings.poll_s)
     predictions = Predictions(repository, pool, metrics, settings)
+    tower_metrics = TowerMetrics(lambda: [v for _, _, versions in repository.answering() for v in versions if isinstance(v, ServedTowers)])
+    metrics.registry.register(tower_metrics)
+    recommendations = Recommendations(repository, pool, tower_metrics, settings)
 
     def load() -> None:
         try:
@@ -74,13 +82,14 @@ def create_app(
     app = FastAPI(title="ctrkit", summary="Click probabilities from raw feature values", version=ctrkit.__version__, lifespan=lifespan)
     add_error_handlers(app)
     _add_predictions(app, predictions)
+    _add_recommendations(app, recommendations)
     app.include_router(console.router)
     add_open_inference(app, repository, predictions, settings)
 
     @app.get("/v1/models", tags=["models"], response_model=ModelList)
     async def models() -> Response:
         """The models served, and versions that were refused."""
-        return json_response({"models": [_summary(repository, repository.served(name)) for name in repository.names()]})
+        return json_response({"models": [_summary(repository, repository.version(name)) for name in repository.names()]})
 
     @app.get("/v1/models/{name}/versions/{version}", tags=["models"], response_model=ModelDescription, responses={404: {"model": Refusal}})
     @app.get("/v1/models/{name}", tags=["models"], response_model=ModelDescription, responses={404: {"model": Refusal}})
@@ -88,7 +97,10 @@ def create_app(
         """A model's features, and its metrics in training."""
         if ":" in name:  # a way to ask a model, not a model's name
             raise HTTPException(405)
-        return json_response(_description(repository, repository.served(name, version)))
+        found = repository.version(name, version)
+        if isinstance(found, ServedTowers):
+            return json_response({**_summary(repository, found), **describe(found)})
+        return json_response(_description(repository, found))
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> Response:
@@ -124,9 +136,20 @@ def _add_predictions(app: FastAPI, predictions: Predictions) -> None:
     add("rank", predictions.rank, "The candidates of one context, the likeliest click first.", **_documented(RankRequest, RankResponse))
 
 
-def _documented(
-    request: type[ScoreRequest] | type[RankRequest], response: type[Any], others: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def _add_recommendations(app: FastAPI, recommendations: Recommendations) -> None:
+    """``:recommend`` and the changes of items, whose rows all versions of a model take."""
+
+    def add(path: str, handler: Handler, about: str, request: type[BaseModel], response: type[BaseModel]) -> None:
+        add_direct(app, path, handler, about, name=path.rpartition(":")[2], tags=["recommend"], **_documented(request, response))
+
+    for path in ("/v1/models/{name}:recommend", "/v1/models/{name}/versions/{version}:recommend"):
+        add(path, recommendations.recommend, "The best items for users, of a model of two towers.", RecommendRequest, RecommendResponse)
+    upsert, remove = "Add items or change them, until the service restarts.", "Take items out, until the service restarts."
+    add("/v1/models/{name}/items:upsert", recommendations.upsert, upsert, UpsertRequest, UpsertResponse)
+    add("/v1/models/{name}/items:remove", recommendations.remove, remove, RemoveRequest, RemoveResponse)
+
+
+def _documented(request: type[BaseModel], response: type[BaseModel], others: dict[str, Any] | None = None) -> dict[str, Any]:
     """A route's entry in ``/docs``."""
     body = {"required": True, "content": {JSON: {"schema": request.model_json_schema()}, **(others or {})}}
     refusals: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for status in (401, 404, 408, 413, 415, 429, 503)}
@@ -134,10 +157,11 @@ def _documented(
     return {"openapi_extra": {"requestBody": body}, "response_model": response, "responses": responses}
 
 
-def _summary(repository: Repository, model: Served) -> dict[str, Any]:
+def _summary(repository: Repository, model: Version) -> dict[str, Any]:
     states = repository.states(model.name)[model.name]
     refused = [{"version": state.version, "reason": state.reason} for state in states if state.reason]
-    return {"name": model.name, "version": model.version, "versions": repository.versions(model.name), "refused": refused}
+    kind = "towers" if isinstance(model, ServedTowers) else "scorer"
+    return {"name": model.name, "kind": kind, "version": model.version, "versions": repository.versions(model.name), "refused": refused}
 
 
 def _description(repository: Repository, model: Served) -> dict[str, Any]:

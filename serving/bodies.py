@@ -1,6 +1,6 @@
 """Requests and responses as ``/docs`` shows them. Rows are checked against the model's features, not here."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -55,6 +55,7 @@ class RefusedVersion(BaseModel):
 
 class ModelSummary(BaseModel):
     name: str
+    kind: Literal["scorer", "towers"] = Field(description="towers answer :recommend, a scorer :score and :rank")
     version: int = Field(description="the version that is served")
     versions: list[int] = Field(description="all versions that are loaded")
     refused: list[RefusedVersion] = Field(description="versions that lie in the repository and cannot be served")

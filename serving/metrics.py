@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from ctrkit.bundle import output_names
 from ctrkit.feeds import input_names
 from ctrkit.schema import MISSING_INT, Kind
+from serving.answering import Answering
 from serving.batcher import Feed
 from serving.model import Served
 
@@ -48,7 +49,7 @@ class Metrics:
     def refused(self, reason: str) -> None:
         self._refused.labels(reason).inc()
 
-    def text(self, answering: Sequence[tuple[str, int | None, Sequence[Served]]]) -> bytes:
+    def text(self, answering: Sequence[tuple[str, int | None, Sequence[Answering]]]) -> bytes:
         """All in Prometheus' text format.
 
         Args:
@@ -184,7 +185,7 @@ class _Models(Collector):
             known = self._models[key] = ModelMetrics(served)
         return known
 
-    def keep(self, answering: Sequence[Served]) -> None:
+    def keep(self, answering: Sequence[Answering]) -> None:
         """Forgets all others."""
         self._models = {key: known for key, known in self._models.items() if known.served in answering}
 
@@ -225,7 +226,7 @@ def route_of(path: str) -> str:
     """What a path asks, in few words: paths hold names that anybody can make up."""
     if path.startswith("/v1/models"):
         verb = path.rpartition(":")[2]
-        return verb if verb in ("score", "rank") else "models"
+        return verb if verb in ("score", "rank", "recommend", "upsert", "remove") else "models"
     if path.startswith("/v2"):
         return "infer" if path.endswith("/infer") else "v2"
     known = {"/healthz": "health", "/readyz": "health", "/metrics": "metrics", "/ui": "ui"}

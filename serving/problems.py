@@ -70,6 +70,12 @@ class UnknownModel(Refused):
     status = 404
 
 
+class WrongKind(Refused):
+    """A model that does something else than what it is asked."""
+
+    status = 400
+
+
 class NotReady(Refused):
     """Models are still being loaded, or could not be; or the service is about to end."""
 

@@ -8,15 +8,21 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ctrkit.bundle import Bundle, model_names, versions
+from ctrkit.bundle import MANIFEST_FILE, TOWERS_FILE, Bundle, model_names, versions
 from ctrkit.errors import CtrkitError, nearest
+from serving.items import Changes
 from serving.model import Served, State, open_version
-from serving.problems import NotReady, UnknownModel
+from serving.problems import NotReady, UnknownModel, WrongKind
 from serving.settings import ServingSettings
+from serving.towers import ServedTowers, check_compatible, open_towers
 
 log = logging.getLogger("ctrkit.serving")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+KINDS = (MANIFEST_FILE, TOWERS_FILE)
+"""A version has one of these files: it scores, or it recommends."""
+
+Version = Served | ServedTowers
 Signature = tuple[tuple[str, int, int, int], ...]
 """Name, size, time of change and inode of a version's files: another one means other files."""
 
@@ -33,7 +39,7 @@ class _Refusal:
 class _Model:
     """A model's versions; never changed, only replaced as a whole."""
 
-    served: Mapping[int, Served] = field(default_factory=dict)
+    served: Mapping[int, Version] = field(default_factory=dict)
     signatures: Mapping[int, Signature] = field(default_factory=dict)
     refused: Mapping[int, _Refusal] = field(default_factory=dict)
     default: int | None = None
@@ -59,6 +65,7 @@ class Repository:
         self._settings = settings
         self._tried = tried
         self._models: dict[str, _Model] = {}
+        self._changes: dict[str, Changes] = {}
         self._unloaded: set[str] = set()
         self._refreshing = threading.Lock()
         self._closing = threading.Event()
@@ -95,7 +102,7 @@ class Repository:
             CtrkitError: no repository, or nothing in it.
         """
         with self._refreshing:
-            names = [name for name in model_names(self.path) if name not in self._unloaded]
+            names = [name for name in model_names(self.path, KINDS) if name not in self._unloaded]
             for name in names:
                 self._put(name, self._examined(name, self._models.get(name, _Model())))
             for name in self._models.keys() - set(names):
@@ -110,7 +117,7 @@ class Repository:
             CtrkitError: no version of it can be served.
         """
         with self._refreshing:
-            if not NAME.fullmatch(name) or not versions(self.path / name):
+            if not NAME.fullmatch(name) or not versions(self.path / name, KINDS):
                 raise UnknownModel(f"the repository has no model '{name[:100]}'")
             before = self._models.get(name, _Model())
             after = self._examined(name, _Model(before.served, before.signatures, {}, before.default))
@@ -137,9 +144,9 @@ class Repository:
 
     def _examined(self, name: str, before: _Model) -> _Model:
         """The model as its folder has it now: versions that are new or have changed are loaded, the rest is kept."""
-        there = versions(self.path / name)
+        there = versions(self.path / name, KINDS)
         pinned = self._settings.pin.get(name)
-        served: dict[int, Served] = {}
+        served: dict[int, Version] = {}
         signatures: dict[int, Signature] = {}
         refused: dict[int, _Refusal] = {}
         for version in reversed(there):
@@ -168,16 +175,14 @@ class Repository:
         version: int,
         signature: Signature,
         before: _Model,
-        served: dict[int, Served],
+        served: dict[int, Version],
         signatures: dict[int, Signature],
         refused: dict[int, _Refusal],
     ) -> None:
         """Loads one version into ``served``; or says in ``refused`` why not, and keeps what answered under this number."""
         try:
-            bundle = open_version(self.path / name / str(version), self._settings.threads)
-            if before.default is not None and version > before.default:
-                _check_compatible(bundle, before.served[before.default])
-            served[version] = Served(bundle, self._pool, self._settings)
+            now = before.served[before.default] if before.default is not None and version > before.default else None
+            served[version] = self._opened(self.path / name / str(version), now)
             signatures[version] = signature
             self._tried(name, "loaded")
         except Exception as error:  # noqa: BLE001  whatever a file can do to a loader: the others must go on
@@ -186,6 +191,26 @@ class Repository:
             refused[version] = _Refusal(signature, reason)
             self._tried(name, "refused")
             _keep(version, before, served, signatures)
+
+    def _opened(self, folder: Path, now: Version | None) -> Version:
+        """A version of either kind, ready to answer.
+
+        Args:
+            now: the version that it would follow.
+        """
+        if (folder / TOWERS_FILE).is_file():
+            new: Version = open_towers(folder, self._settings)
+        else:
+            new = Served(open_version(folder, self._settings.threads), self._pool, self._settings)
+        if now is not None:
+            _check_follows(new, now)
+        if isinstance(new, ServedTowers):
+            self.changes(new.name).attach(new)
+        return new
+
+    def changes(self, name: str) -> Changes:
+        """What clients changed of a model's items."""
+        return self._changes.setdefault(name, Changes(self._settings.max_changed_items))
 
     def require_ready(self) -> None:
         """Raises NotReady until ``load`` is done, with the reason if it failed, and after ``close``."""
@@ -217,12 +242,31 @@ class Repository:
             known[key] = sorted([*answers, *refused], key=lambda state: state.version)
         return known
 
-    def answering(self) -> list[tuple[str, int | None, list[Served]]]:
+    def answering(self) -> list[tuple[str, int | None, list[Version]]]:
         """Each model's name, default version and all versions."""
         return [(name, model.default, list(model.served.values())) for name, model in self._models.items()]
 
     def served(self, name: str, version: str | None = None) -> Served:
-        """A version of a model, the default one unless named.
+        """A version of a model that scores, the default one unless named.
+
+        Raises:
+            UnknownModel: there is none.
+            WrongKind: it recommends.
+        """
+        found = self.version(name, version)
+        if isinstance(found, ServedTowers):
+            raise WrongKind(f"the model '{name}' recommends items and scores no rows", f"Ask /v1/models/{name}:recommend")
+        return found
+
+    def towers(self, name: str, version: str | None = None) -> ServedTowers:
+        """The same of a model that recommends."""
+        found = self.version(name, version)
+        if isinstance(found, Served):
+            raise WrongKind(f"the model '{name}' scores rows and recommends no items", f"Ask /v1/models/{name}:score or :rank")
+        return found
+
+    def version(self, name: str, version: str | None = None) -> Version:
+        """A version of a model of either kind, the default one unless named.
 
         Raises:
             UnknownModel: there is none.
@@ -244,7 +288,7 @@ class Repository:
         return self._models[name]
 
 
-def _keep(version: int, before: _Model, served: dict[int, Served], signatures: dict[int, Signature]) -> None:
+def _keep(version: int, before: _Model, served: dict[int, Version], signatures: dict[int, Signature]) -> None:
     """What answered under the number of a version that is refused goes on doing so."""
     if version in before.served:
         served[version], signatures[version] = before.served[version], before.signatures[version]
@@ -260,6 +304,20 @@ def _signature(folder: Path) -> Signature:
     except OSError:
         return ()
     return tuple(sorted((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in files))
+
+
+def _check_follows(new: Version, now: Version) -> None:
+    """Raises CtrkitError when requests that the model answers now would fail with the new version."""
+    if isinstance(new, Served) and isinstance(now, Served):
+        _check_compatible(new.bundle, now)
+    elif isinstance(new, ServedTowers) and isinstance(now, ServedTowers):
+        check_compatible(new.bundle, now.bundle)
+    else:
+        does = {True: "recommends items", False: "scores rows"}
+        raise CtrkitError(
+            f"version {new.version} {does[isinstance(new, ServedTowers)]}, and version {now.version} {does[isinstance(now, ServedTowers)]}",
+            "Export it under another name",
+        )
 
 
 def _check_compatible(bundle: Bundle, now: Served) -> None:

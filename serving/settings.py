@@ -29,6 +29,9 @@ class ServingSettings(Settings):
     )
     live_versions: int = Field(default=2, ge=1, description="the newest so many versions of a model are loaded")
     pin: dict[str, int] = Field(default_factory=dict, description="model -> version that answers unless one is named; default the latest")
+    max_changed_items: int = Field(
+        default=100_000, ge=0, description="items of one model that clients may add, change and remove until the service restarts"
+    )
     poll_s: float = Field(default=5, ge=0, description="how often the repository is looked at for new versions; 0: never")
     control: bool = Field(default=False, description="whether clients may load and unload models: /v2/repository/models/<name>/load")
     shutdown_s: float = Field(default=30, gt=0, description="how long a service that ends waits for requests in flight")
