@@ -6,9 +6,9 @@ import numpy as np
 
 from ctrkit.bundle import Bundle
 from ctrkit.errors import nearest
-from ctrkit.feeds import Bag, rows_to_columns
+from ctrkit.feeds import Bag, reads, rows_to_columns
 from ctrkit.retrieval.bundle import KEY, RetrievalBundle
-from ctrkit.schema import MISSING_INT, Kind
+from ctrkit.schema import MISSING_INT
 from serving.items import Row, View
 from serving.problems import InvalidBody
 from serving.towers import item_columns
@@ -41,8 +41,7 @@ class Ranking:
                 f"rank_by: the model '{ranker.manifest.name}' reads none of the items' features: {', '.join(of_items)}",
             )
         for mine, known in zip(self._item, self._known, strict=True):
-            numbers = mine.kind is Kind.NUMERIC, known.kind is Kind.NUMERIC
-            if mine.multi_valued != known.multi_valued or len(set(numbers)) > 1 or (mine.dtype, known.dtype) == ("int", "string"):
+            if not reads(mine, known):
                 raise InvalidBody(("rank_by", "model"), f"rank_by: '{mine.name}' is of another type there than in the catalogue of items")
 
     def check(self, asked: Asked) -> None:

@@ -4,8 +4,10 @@ A user likes one item, and has its vector. An item has the vector of its number,
 with a new number has the vector of a known one.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -102,7 +104,7 @@ def clustered(count: int, width: int, clusters: int, seed: int = 0) -> np.ndarra
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def _graph(vectors: np.ndarray, item: str, others: list[tuple[str, int]], boost: bool = False) -> onnx.ModelProto:
+def _graph(vectors: np.ndarray, item: str, others: Sequence[tuple[str, Any]], boost: bool = False) -> onnx.ModelProto:
     """``vector = table[item mod count] * (1 + boost)``; the other inputs are read by nobody."""
     inputs = [helper.make_tensor_value_info(item, TensorProto.INT64, ["rows"])]
     inputs += [helper.make_tensor_value_info(name, kind, ["total" if name.endswith(".values") else "rows"]) for name, kind in others]
