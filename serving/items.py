@@ -5,7 +5,8 @@ a view sees all of a change or nothing of it.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +17,7 @@ import numpy as np
 from ctrkit.feeds import Bag, Columns, frame_to_columns
 from ctrkit.retrieval.bundle import KEY
 from ctrkit.schema import Feature
+from serving.journal import Journal
 from serving.problems import TooLarge
 
 if TYPE_CHECKING:
@@ -165,27 +167,34 @@ class Shelf(Protocol):
 
 
 class Changes:
-    """What was added, changed and removed of one model's items since the process began, for all its versions.
+    """What was added, changed and removed of one model's items, for all its versions; since the process began, or as a journal has it.
 
     One change happens at a time. Every version that is loaded later begins with all of them.
 
     Args:
         most: items that may be remembered, removed ones too.
+        journal: where changes are kept, and come from that other processes made; None: in memory alone.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, journal: Journal | None = None) -> None:
         self._most = most
+        self._journal = journal
         self._rows: dict[Any, Row | None] = {}
         self._shelves: WeakSet[Shelf] = WeakSet()
         self._lock = threading.Lock()
 
     def attach(self, shelf: Shelf) -> None:
-        """Brings a version up to date, and tells it of all changes to come."""
+        """Brings a version up to date, and tells it of all changes to come. Raises RowError if an item does not fit it."""
         with self._lock:
-            rows = {key: row for key, row in self._rows.items() if row is not None}
-            view = shelf.view.without([key for key, row in self._rows.items() if row is None])
-            shelf.view = view.with_items(*shelf.encoded(rows)) if rows else view
+            self._read()
+            shelf.view = _changed(shelf, self._rows)
             self._shelves.add(shelf)
+
+    def catch_up(self) -> None:
+        """Shows what other processes changed."""
+        if self._journal is not None and self._journal.has_news:
+            with self._lock:
+                self._read()
 
     def upsert(self, shelf: Shelf, rows: Mapping[Any, Row]) -> tuple[int, int]:
         """Adds items, or changes those that are there.
@@ -198,36 +207,58 @@ class Changes:
 
         Raises:
             TooLarge: more than may be remembered.
+            NotKept: the journal cannot be written.
         """
-        with self._lock:
-            self._check(rows)
+        with self._writing():
             changed = sum(shelf.view.has(key) for key in rows)
-            views = [(one, one.view.with_items(*one.encoded(rows))) for one in self._shelves] if rows else []
-            self._put(views, dict(rows))
+            self._make(dict(rows))
         return len(rows) - changed, changed
 
     def remove(self, shelf: Shelf, keys: Sequence[Any]) -> int:
         """Removes items; how many of them there were. Raises as ``upsert``."""
-        with self._lock:
-            there = [key for key in dict.fromkeys(keys) if shelf.view.has(key)]
-            known = [key for key in dict.fromkeys(keys) if any(one.view.has(key) for one in self._shelves)]
-            self._check(known)
-            self._put([(one, one.view.without(known)) for one in self._shelves], dict.fromkeys(known))
-        return len(there)
+        with self._writing():
+            there = sum(shelf.view.has(key) for key in dict.fromkeys(keys))
+            self._make({key: None for key in keys if any(one.view.has(key) for one in self._shelves)})
+        return there
 
-    def _check(self, keys: Sequence[Any] | Mapping[Any, Row]) -> None:
-        after = len(self._rows) + sum(key not in self._rows for key in keys)
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Nobody else changes anything inside the block, and all that others changed before is shown."""
+        with self._lock, self._journal.writing() if self._journal is not None else nullcontext():
+            self._read()
+            yield
+
+    def _read(self) -> None:
+        news = self._journal.news() if self._journal is not None else None
+        if news:
+            self._put(news)
+
+    def _make(self, rows: Mapping[Any, Row | None]) -> None:
+        """A change of our own: shown if it can be kept, or not at all."""
+        after = len(self._rows) + sum(key not in self._rows for key in rows)
         if after > self._most:
             raise TooLarge(
                 f"{after:,} items would differ from the indexed catalogue, {self._most:,} may",
                 "Export and index a catalogue that has them and restart the service, or raise max_changed_items",
             )
+        if rows:
+            self._put(rows, self._journal)
 
-    def _put(self, views: Sequence[tuple[Shelf, View]], rows: Mapping[Any, Row | None]) -> None:
-        """All versions show the change; nothing in here can fail half way."""
+    def _put(self, rows: Mapping[Any, Row | None], journal: Journal | None = None) -> None:
+        """All versions show the change, once nothing can fail any more."""
+        views = [(shelf, _changed(shelf, rows)) for shelf in self._shelves]
+        if journal is not None:
+            journal.append(rows)
         for shelf, view in views:
             shelf.view = view
-        self._rows.update(rows)
+        self._rows = {key: row for key, row in self._rows.items() if key not in rows} | dict(rows)
+
+
+def _changed(shelf: Shelf, rows: Mapping[Any, Row | None]) -> View:
+    """What a version shows after a change: key -> the item's row, None if it is removed."""
+    there = {key: row for key, row in rows.items() if row is not None}
+    view = shelf.view.without([key for key, row in rows.items() if row is None]) if len(there) < len(rows) else shelf.view
+    return view.with_items(*shelf.encoded(there)) if there else view
 
 
 def columns_to_frame(columns: Columns, schema: "pl.Schema") -> "pl.DataFrame":

@@ -83,6 +83,12 @@ class NotReady(Refused):
     retry_after = 1
 
 
+class NotKept(Refused):
+    """A change that could not be written down, and was not made."""
+
+    status = 503
+
+
 class Busy(Refused):
     """The model has as many requests as it may have at a time."""
 

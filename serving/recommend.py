@@ -151,6 +151,7 @@ class Recommendations:
         clock.stop("parse")
         vectors = towers.bundle.encoded_users(columns) if asked.users else np.empty((0, towers.bundle.manifest.width), np.float32)
         clock.stop("tower")
+        self._repository.changes(towers.name).catch_up()
         view = towers.view
         allowed = allowed_items(view, asked)
         seen = [view.numbers(keys) for keys in asked.seen]

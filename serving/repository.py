@@ -11,6 +11,7 @@ from pathlib import Path
 from ctrkit.bundle import MANIFEST_FILE, TOWERS_FILE, Bundle, model_names, versions
 from ctrkit.errors import CtrkitError, nearest
 from serving.items import Changes
+from serving.journal import Journal
 from serving.model import Served, State, open_version
 from serving.problems import NotReady, UnknownModel, WrongKind
 from serving.settings import ServingSettings
@@ -66,6 +67,7 @@ class Repository:
         self._tried = tried
         self._models: dict[str, _Model] = {}
         self._changes: dict[str, Changes] = {}
+        self._opening = threading.Lock()
         self._unloaded: set[str] = set()
         self._refreshing = threading.Lock()
         self._closing = threading.Event()
@@ -210,7 +212,12 @@ class Repository:
 
     def changes(self, name: str) -> Changes:
         """What clients changed of a model's items."""
-        return self._changes.setdefault(name, Changes(self._settings.max_changed_items))
+        with self._opening:
+            if name not in self._changes:
+                journal = self._settings.journal
+                kept = None if journal is None else Journal(journal / f"{name}.jsonl")
+                self._changes[name] = Changes(self._settings.max_changed_items, kept)
+            return self._changes[name]
 
     def require_ready(self) -> None:
         """Raises NotReady until ``load`` is done, with the reason if it failed, and after ``close``."""

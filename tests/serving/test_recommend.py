@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 
 from ctrkit.bundle import open_bundle
+from ctrkit.errors import CtrkitError
 from ctrkit.retrieval.bundle import open_retrieval_bundle
 from ctrkit.retrieval.index import INDEX_FOLDER, write_index
 from ctrkit.schema import Feature
 from pipelines.bench.synthetic_towers import COLOURS, clustered, write_towers
 from serving.problems import InvalidBody
 from serving.ranker import Ranking
+from serving.repository import Repository
 from serving.settings import ServingSettings
 from tests.handmade import make_bundle, probability
 from tests.serving.live import service, wait_until
@@ -347,7 +350,7 @@ def test_readers_never_see_half_of_a_change(own: Path) -> None:
         threads = [threading.Thread(target=look, args=(address,)) for _ in range(2)]
         for thread in threads:
             thread.start()
-        for boost in range(60):
+        for boost in range(25):
             change(address, "upsert", [{"item": ITEMS + 7, "boost": boost}, {"item": ITEMS + 8, "boost": boost}])
         stop.set()
         for thread in threads:
@@ -421,3 +424,62 @@ def test_keys_and_bounds_hold_as_for_scores(own: Path) -> None:
             assert httpx.post(f"{address}/v1/models/{path}", json={"user": {}}).status_code == 401
             headers = {"X-API-Key": "a-long-secret-key-1"}
             assert httpx.post(f"{address}/v1/models/{path}", content=b" " * 2000, headers=headers).status_code == 413
+
+
+def test_a_journal_keeps_changes_and_processes_share_it(own: Path) -> None:
+    settings = ServingSettings(poll_s=0, journal=own / "kept")
+    with service(own, settings) as one, service(own, settings) as other:
+        change(one, "upsert", [{"item": ITEMS + 7, "colour": "gold", "boost": 1}])
+        assert items(other, user={"likes": 7}, k=1) == [ITEMS + 7], "the next request of another process sees it"
+        assert change(other, "upsert", [{"item": ITEMS + 7, "boost": 2}, {"item": ITEMS + 8}])["changed"] == 1
+        assert change(one, "remove", [ITEMS + 8, 7]) | {"model": ""} == {"model": "", "version": 1, "removed": 2, "unknown": 0}
+        file = own / "kept" / "shop.jsonl"
+        with file.open("ab") as stream:  # a process died while it wrote
+            stream.write(b"[[9, null")
+        for address in (one, other):
+            (found,) = ask(address, user={"likes": 7}, k=3)["recommendations"]
+            assert found["items"][0] == {"item": ITEMS + 7, "score": pytest.approx(3.0)}
+            assert {7, ITEMS + 8}.isdisjoint(entry["item"] for entry in found["items"])
+        change(other, "remove", [9])
+        assert len(file.read_bytes().splitlines()) == 4 and b"[[9, null" not in file.read_bytes()
+    with service(own, settings) as again:
+        assert httpx.get(f"{again}/v1/models/shop").json()["items"] == {"indexed": ITEMS, "hidden": 2, "added": 1}
+        assert items(again, user={"likes": 7}, k=1) == [ITEMS + 7] and items(again, user={"likes": 9}, allow=[9]) == []
+
+
+def test_writers_of_several_processes_agree(own: Path) -> None:
+    settings = ServingSettings(poll_s=0, journal=own / "kept")
+    with service(own, settings) as one, service(own, settings) as other:
+
+        def write(address: str, first: int) -> None:
+            for step in range(6):
+                change(address, "upsert", [{"item": 1000 + first + step}, {"item": 2000, "boost": first + step}])
+
+        threads = [threading.Thread(target=write, args=(address, 100 * place)) for place, address in enumerate((one, other, one, other))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        answers = [ask(address, user={"likes": 7}, k=ITEMS + 25)["recommendations"] for address in (one, other)]
+    assert answers[0] == answers[1] and len(answers[0][0]["items"]) == ITEMS + 25
+
+
+def test_a_journal_that_cannot_be_used_is_said(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ServingSettings(poll_s=0, journal=own / "kept")
+    with service(own, settings) as address:
+
+        def full(*arguments: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("serving.journal.os.fsync", full)
+            assert "No space left on device" in refused(address, 503, "shop/items:remove", items=[7])
+        assert items(address, user={"likes": 7}, k=1) == [7] and (own / "kept" / "shop.jsonl").read_bytes() == b""
+        change(address, "remove", [7])
+    file = own / "kept" / "shop.jsonl"
+    for text, said in ((b"nonsense\n", "is damaged"), (b'[[5000, {"boost": "x"}]]\n', "expected a number, got 'x'")):
+        file.write_bytes(text)
+        pool = ThreadPoolExecutor(1)
+        with pytest.raises(CtrkitError, match=said):
+            Repository(own, pool, settings).load()
+        pool.shutdown()
