@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ctrkit.bundle import MANIFEST_FILE, TOWERS_FILE, Bundle, model_names, versions
 from ctrkit.errors import CtrkitError, nearest
+from ctrkit.retrieval.bundle import RetrievalBundle
 from serving.items import Changes
 from serving.journal import Journal
 from serving.model import Served, State, open_version
@@ -200,15 +201,15 @@ class Repository:
         Args:
             now: the version that it would follow.
         """
-        if (folder / TOWERS_FILE).is_file():
-            new: Version = open_towers(folder, self._settings)
-        else:
-            new = Served(open_version(folder, self._settings.threads), self._pool, self._settings)
+        threads = self._settings.threads
+        bundle = open_towers(folder, threads) if (folder / TOWERS_FILE).is_file() else open_version(folder, threads)
         if now is not None:
-            _check_follows(new, now)
-        if isinstance(new, ServedTowers):
-            self.changes(new.name).attach(new)
-        return new
+            _check_follows(bundle, now)
+        if isinstance(bundle, Bundle):
+            return Served(bundle, self._pool, self._settings)
+        towers = ServedTowers(bundle, self._settings)
+        self.changes(towers.name).attach(towers)
+        return towers
 
     def changes(self, name: str) -> Changes:
         """What clients changed of a model's items."""
@@ -313,16 +314,17 @@ def _signature(folder: Path) -> Signature:
     return tuple(sorted((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in files))
 
 
-def _check_follows(new: Version, now: Version) -> None:
+def _check_follows(bundle: Bundle | RetrievalBundle, now: Version) -> None:
     """Raises CtrkitError when requests that the model answers now would fail with the new version."""
-    if isinstance(new, Served) and isinstance(now, Served):
-        _check_compatible(new.bundle, now)
-    elif isinstance(new, ServedTowers) and isinstance(now, ServedTowers):
-        check_compatible(new.bundle, now.bundle)
+    if isinstance(bundle, Bundle) and isinstance(now, Served):
+        _check_compatible(bundle, now)
+    elif isinstance(bundle, RetrievalBundle) and isinstance(now, ServedTowers):
+        check_compatible(bundle, now.bundle)
     else:
-        does = {True: "recommends items", False: "scores rows"}
+        does = ("scores rows", "recommends items")
+        new = does[isinstance(bundle, RetrievalBundle)]
         raise CtrkitError(
-            f"version {new.version} {does[isinstance(new, ServedTowers)]}, and version {now.version} {does[isinstance(now, ServedTowers)]}",
+            f"version {bundle.manifest.version} {new}, and version {now.version} {does[isinstance(now, ServedTowers)]}",
             "Export it under another name",
         )
 

@@ -27,21 +27,25 @@ WARM_USERS = 8
 
 
 class ServedTowers(Answering):
-    """A version that recommends.
+    """A version that recommends, warm.
+
+    Args:
+        bundle: its files.
 
     Attributes:
-        bundle: its files.
         index: of the catalogue, approximate.
         view: its items now; taken once a request, and only ever replaced as a whole.
         row_features: of an item's row: the item tower's, and the key if it is none of them.
     """
 
-    def __init__(self, bundle: RetrievalBundle, index: ItemIndex, vectors: np.ndarray, settings: ServingSettings) -> None:
+    def __init__(self, bundle: RetrievalBundle, settings: ServingSettings) -> None:
         super().__init__(bundle.manifest.name, bundle.manifest.version, settings)
+        folder = bundle.path / INDEX_FOLDER
         self.bundle = bundle
-        self.index = index
-        self.view = View.of(ItemTable(bundle.catalogue, vectors))
+        self.index: ItemIndex = ApproximateIndex(folder, threads=1)
+        self.view = View.of(ItemTable(bundle.catalogue, ExactIndex(folder).vectors))
         self.row_features = item_columns(bundle)
+        _warm_up(self)
 
     def encoded(self, rows: Mapping[Any, Row]) -> "tuple[pl.DataFrame, np.ndarray]":
         """Items by key -> their canonical rows and vectors ``[items, width]``. Fields that this version does not know are left out."""
@@ -60,25 +64,22 @@ def item_columns(bundle: RetrievalBundle) -> tuple[Feature, ...]:
     return features if any(feature.name == key.name for feature in features) else (*features, key)
 
 
-def open_towers(folder: Path, settings: ServingSettings) -> ServedTowers:
-    """A version of towers, warm.
+def open_towers(folder: Path, threads: int) -> RetrievalBundle:
+    """A version's bundle with its graphs loaded.
 
     Raises:
         CtrkitError: files that are missing or altered, no index or one of another catalogue, graphs that cannot be loaded or that do not
             give the vectors they gave when they were exported.
     """
-    bundle = open_retrieval_bundle(folder, threads=settings.threads)
+    bundle = open_retrieval_bundle(folder, threads=threads)
     manifest = bundle.manifest
     if (manifest.name, str(manifest.version)) != (folder.parent.name, folder.name):
         raise CtrkitError(
             f"'{folder}' holds version {manifest.version} of the model '{manifest.name}', as its manifest says",
             "Export the run into this repository, or give the folder its name",
         )
-    vectors = ExactIndex(folder / INDEX_FOLDER).vectors
-    _check_golden(bundle, vectors)
-    served = ServedTowers(bundle, ApproximateIndex(folder / INDEX_FOLDER, threads=1), vectors, settings)
-    _warm_up(served)
-    return served
+    _check_golden(bundle, ExactIndex(folder / INDEX_FOLDER).vectors)
+    return bundle
 
 
 def check_compatible(new: RetrievalBundle, now: RetrievalBundle) -> None:
