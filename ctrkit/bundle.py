@@ -23,6 +23,8 @@ MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.json"
 KNOWN_FILE = "known.npz"
 CONFIG_FILE = "config.pbtxt"
+TOWERS_FILE = "retrieval.json"
+"""The manifest of a bundle of another kind: two towers, see ``ctrkit.retrieval.bundle``."""
 OUTPUT = "probability"
 """The graph's output for one label; several labels have one of their name each."""
 
@@ -176,16 +178,23 @@ def open_bundle(path: str | Path, *, threads: int | None = None, verify: bool = 
     return Bundle(folder, manifest, threads)
 
 
-def versions(model_folder: Path) -> list[int]:
-    """The versions in a model's folder, oldest first."""
+def versions(model_folder: Path, manifests: Sequence[str] = (MANIFEST_FILE,)) -> list[int]:
+    """The versions in a model's folder, oldest first.
+
+    Args:
+        manifests: a version's folder holds a file of one of these names.
+    """
     if not model_folder.is_dir():
         return []
-    names = [entry.name for entry in model_folder.iterdir() if (entry / MANIFEST_FILE).is_file()]
+    names = [entry.name for entry in model_folder.iterdir() if any((entry / manifest).is_file() for manifest in manifests)]
     return sorted(int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0"))
 
 
-def model_names(repo: str | Path) -> list[str]:
+def model_names(repo: str | Path, manifests: Sequence[str] = (MANIFEST_FILE,)) -> list[str]:
     """The models of a repository, by name.
+
+    Args:
+        manifests: as ``versions`` takes them.
 
     Raises:
         CtrkitError: no such folder, or none of its folders holds a version.
@@ -193,8 +202,8 @@ def model_names(repo: str | Path) -> list[str]:
     folder = Path(repo)
     if not folder.is_dir():
         raise CtrkitError(f"no model repository at '{repo}'", "Give the folder that `ctrkit export RUN --to REPO` wrote")
-    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".") and versions(entry))
-    if not names and (versions(folder) or (folder / MANIFEST_FILE).is_file()):
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".") and versions(entry, manifests))
+    if not names and (versions(folder, manifests) or any((folder / manifest).is_file() for manifest in manifests)):
         raise CtrkitError(f"'{repo}' is a model, not a repository of models", "Give the folder that holds it, the REPO of `ctrkit export`")
     if not names:
         raise CtrkitError(f"the model repository '{repo}' holds no model", "Write one with `ctrkit export RUN --to REPO`")

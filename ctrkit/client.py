@@ -51,6 +51,13 @@ class Ranked(NamedTuple):
     candidate: dict[str, Any]
 
 
+class Recommended(NamedTuple):
+    """An item's key, and its score: the towers' inner product, or the probability of the model that ranked."""
+
+    item: Any
+    score: float
+
+
 class Client:
     """Asks a service. Safe to use from several threads; connections are kept and reused.
 
@@ -102,6 +109,42 @@ class Client:
         """
         answer = self._post(f"{_path(model, version)}:rank", _ranking(candidates, context, top_k, task))
         return [Ranked(**entry) for entry in answer["candidates"]]
+
+    def recommend(self, model: str, user: Row, k: int = 10, *, version: int | None = None, **filters: Any) -> list[Recommended]:
+        """The best items for a user, of a model of two towers.
+
+        Args:
+            user: features, with history and context.
+            k: how many; fewer only if fewer are allowed.
+            filters: what else a ``:recommend`` request may hold: ``rank_by``, ``candidates``, ``index``, ``exclude_history``, ``seen``,
+                ``allow``, ``deny``, ``where``, ``diversity``.
+
+        Raises:
+            ServiceError: it does not answer, or refuses.
+        """
+        answer = self._post(f"{_path(model, version)}:recommend", {"user": user, "k": k, **filters})
+        return _recommended(answer)[0]
+
+    def recommend_many(
+        self, model: str, users: Sequence[Row], k: int = 10, *, version: int | None = None, **filters: Any
+    ) -> list[list[Recommended]]:
+        """The same for several users, in one request; ``seen`` is then a list of lists."""
+        return _recommended(self._post(f"{_path(model, version)}:recommend", {"users": users, "k": k, **filters}))
+
+    def upsert_items(self, model: str, items: Sequence[Row]) -> dict[str, Any]:
+        """Adds items, or changes those that are there, until the service restarts; ``{added, changed, ..}``.
+
+        Args:
+            items: features and key.
+
+        Raises:
+            ServiceError: it does not answer, or refuses; then no item was changed.
+        """
+        return self._post(f"{_path(model, None)}/items:upsert", {"items": items})
+
+    def remove_items(self, model: str, keys: Sequence[Any]) -> dict[str, Any]:
+        """Takes items out, until the service restarts; ``{removed, unknown, ..}``. Raises as ``upsert_items``."""
+        return self._post(f"{_path(model, None)}/items:remove", {"items": keys})
 
     def model(self, name: str, *, version: int | None = None) -> dict[str, Any]:
         """A model's versions, features and metrics in training."""
@@ -166,6 +209,25 @@ class AsyncClient:
         answer = await self._post(f"{_path(model, version)}:rank", _ranking(candidates, context, top_k, task))
         return [Ranked(**entry) for entry in answer["candidates"]]
 
+    async def recommend(self, model: str, user: Row, k: int = 10, *, version: int | None = None, **filters: Any) -> list[Recommended]:
+        """See ``Client.recommend``."""
+        answer = await self._post(f"{_path(model, version)}:recommend", {"user": user, "k": k, **filters})
+        return _recommended(answer)[0]
+
+    async def recommend_many(
+        self, model: str, users: Sequence[Row], k: int = 10, *, version: int | None = None, **filters: Any
+    ) -> list[list[Recommended]]:
+        """See ``Client.recommend_many``."""
+        return _recommended(await self._post(f"{_path(model, version)}:recommend", {"users": users, "k": k, **filters}))
+
+    async def upsert_items(self, model: str, items: Sequence[Row]) -> dict[str, Any]:
+        """See ``Client.upsert_items``."""
+        return await self._post(f"{_path(model, None)}/items:upsert", {"items": items})
+
+    async def remove_items(self, model: str, keys: Sequence[Any]) -> dict[str, Any]:
+        """See ``Client.remove_items``."""
+        return await self._post(f"{_path(model, None)}/items:remove", {"items": keys})
+
     async def model(self, name: str, *, version: int | None = None) -> dict[str, Any]:
         """See ``Client.model``."""
         return await self._ask("GET", _path(name, version), None)
@@ -212,6 +274,10 @@ def _path(model: str, version: int | None) -> str:
 def _ranking(candidates: Sequence[Row], context: Row | None, top_k: int | None, task: str | None) -> dict[str, Any]:
     chosen = {"context": context, "top_k": top_k, "task": task}
     return {"candidates": candidates, **{key: value for key, value in chosen.items() if value is not None}}
+
+
+def _recommended(answer: Mapping[str, Any]) -> list[list[Recommended]]:
+    return [[Recommended(**entry) for entry in one["items"]] for one in answer["recommendations"]]
 
 
 def _body(content: Mapping[str, Any]) -> bytes:

@@ -71,12 +71,16 @@ def load_settings(path: str | Path, overrides: Sequence[str], kind: type[S], fea
     """Reads settings of a kind, as ``load_config`` does.
 
     Args:
-        feature_lists: keys that hold lists of features.
+        feature_lists: keys that hold lists of features; ``key.sub`` below another one.
     """
     tree = read_tree(path)
     for name in feature_lists:
-        if isinstance(tree.get(name), list):
-            tree[name] = expand_features(tree[name])
+        *above, last = name.split(".")
+        node: Any = tree
+        for part in above:
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict) and isinstance(node.get(last), list):
+            node[last] = expand_features(node[last])
     for override in overrides:
         _apply(tree, override)
     tree = _expand_environment(tree)

@@ -59,6 +59,12 @@ def input_names(feature: Feature) -> tuple[str, ...]:
     return (feature.name,)
 
 
+def reads(feature: Feature, given: Feature) -> bool:
+    """Whether a feature can take the values of another one: of the same kind, and as integers or as text if those are given."""
+    numbers = feature.kind is Kind.NUMERIC, given.kind is Kind.NUMERIC
+    return numbers[0] == numbers[1] and feature.multi_valued == given.multi_valued and (feature.dtype, given.dtype) != ("int", "string")
+
+
 def columns_to_feed(columns: Columns, features: Sequence[Feature]) -> dict[str, np.ndarray]:
     """Columns -> tensors under the graph's input names.
 

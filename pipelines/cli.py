@@ -85,6 +85,11 @@ def data_simulate(
 def validate(config: Config, overrides: Overrides = None, json: Json = False) -> None:
     """Check an experiment against the log's header and the model's settings. Reads no rows: instant on any log."""
     with terminal(json) as screen:
+        if _is_funnel(config):
+            from pipelines.funnel import validate_funnel
+
+            screen.result(validate_funnel(config, overrides or [], screen))
+            return
         if _is_retrieval(config):
             from pipelines.retrieval import validate_retrieval
 
@@ -291,6 +296,21 @@ def index(
 
 
 @app.command(rich_help_panel=OWN)
+def funnel(
+    config: Config,
+    to: Annotated[Path, typer.Option("--to", metavar="REPO", help="Model repository: a folder of <name>/<version>/.")] = Path("repo"),
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Train, export and index a config with task: funnel: what finds items, and what ranks them, for 'ctrkit serve'."""
+    with terminal(json) as screen:
+        _require("training")
+        from pipelines.funnel import run_funnel
+
+        screen.result(run_funnel(config, overrides or [], to, screen))
+
+
+@app.command(rich_help_panel=OWN)
 def score(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="An exported model, <repo>/<name>/<version>.", show_default=False)],
     input: Annotated[
@@ -400,6 +420,13 @@ def _require(stack: str) -> None:
     from ctrkit.doctor import require_serving_stack, require_training_stack
 
     (require_training_stack if stack == "training" else require_serving_stack)()
+
+
+def _is_funnel(config: Path) -> bool:
+    from ctrkit.config_file import task_of
+
+    _require("training")
+    return task_of(config) == "funnel"
 
 
 def _is_retrieval(config: Path, select: Path | None = None) -> bool:

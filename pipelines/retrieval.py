@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ctrkit.config_file import task_of
 from ctrkit.errors import CtrkitError
 from pipelines.terminal import Terminal
+
+if TYPE_CHECKING:
+    from ctrkit.retrieval.config import RetrievalExperiment
 
 TASK = "retrieval"
 
@@ -18,6 +21,8 @@ def is_retrieval(config: Path) -> bool:
         CtrkitError: of another task that there is not, no file, or no YAML.
     """
     task = task_of(config)
+    if task == "funnel":
+        raise CtrkitError(f"'{config}' is of task: funnel, which trains two models", f"Run ctrkit funnel {config}")
     if task not in (None, TASK):
         raise CtrkitError(f"'{config}' is of task: {task}", f"Write task: {TASK}, or leave it out of a config that predicts clicks")
     return task == TASK
@@ -33,10 +38,15 @@ def run_is_retrieval(run: Path) -> bool:
 def validate_retrieval(config: Path, overrides: Sequence[str], screen: Terminal) -> dict[str, Any]:
     """Checks files, columns and settings; reads the beginnings of files only."""
     from ctrkit.retrieval.config import load_retrieval
+
+    return validate_loaded(load_retrieval(config, overrides), screen)
+
+
+def validate_loaded(experiment: "RetrievalExperiment", screen: Terminal) -> dict[str, Any]:
+    """The same for settings that have been read."""
     from ctrkit.retrieval.methods import method_of
     from ctrkit.retrieval.prepare import check_columns
 
-    experiment = load_retrieval(config, overrides)
     columns = check_columns(experiment)
     method, _ = method_of(experiment.model)
     sides = (("user", experiment.user_features), ("context", experiment.context_features), ("item", experiment.item_features))
@@ -64,12 +74,17 @@ def prepare_retrieval(config: Path, overrides: Sequence[str], screen: Terminal) 
 def train_retrieval(config: Path, overrides: Sequence[str], run: Path | None, resume: bool, screen: Terminal) -> dict[str, Any]:
     """Trains and measures over the full catalogue; prepares the log first if that has not been done."""
     from ctrkit.retrieval.config import load_retrieval
+
+    return train_loaded(load_retrieval(config, overrides), run, resume, screen)
+
+
+def train_loaded(experiment: "RetrievalExperiment", run: Path | None, resume: bool, screen: Terminal) -> dict[str, Any]:
+    """The same for settings that have been read."""
     from ctrkit.retrieval.dataset import open_dataset
     from ctrkit.retrieval.methods import method_of
     from ctrkit.retrieval.prepare import prepare
     from ctrkit.retrieval.trainer import train
 
-    experiment = load_retrieval(config, overrides)
     method_of(experiment.model)
     dataset = open_dataset(experiment) or prepare(experiment)
     result = train(experiment, dataset, run_dir=run, resume=resume, console=screen.console)

@@ -81,6 +81,7 @@ def serve_repository(repo: str | Path, host: str = "127.0.0.1", port: int = 8000
     from ctrkit.bundle import model_names
     from ctrkit.errors import CtrkitError
     from serving.app import create_app
+    from serving.repository import KINDS
     from serving.server import make_server
     from serving.settings import ServingSettings
     from serving.tls import check_certificate
@@ -92,7 +93,7 @@ def serve_repository(repo: str | Path, host: str = "127.0.0.1", port: int = 8000
         failures.append(error)
         server.should_exit = True
 
-    model_names(repo)
+    model_names(repo, KINDS)
     settings = settings or ServingSettings()
     check_certificate(settings)
     if settings.workers > 1:

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
 from starlette.types import ASGIApp
 
 import ctrkit
@@ -28,6 +29,7 @@ from serving.bodies import (
     Refusal,
     ScoreRequest,
     ScoreResponse,
+    TowersDescription,
     Unprocessable,
 )
 from serving.gate import Gate
@@ -38,12 +40,16 @@ from serving.model import Served
 from serving.open_inference import add_open_inference
 from serving.peers import Peers
 from serving.predict import Predictions
-from serving.repository import Repository, Watcher
+from serving.recommend import Recommendations
+from serving.recommend_metrics import TowerMetrics
+from serving.repository import Repository, Version, Watcher
 from serving.rollout import Rollout
 from serving.settings import ServingSettings
 from serving.shadow import Shadow
+from serving.towers import ServedTowers, describe
 from serving.tracing import open_tracer
 from serving.wire.ask import ARROW, JSON
+from serving.wire.recommend import RecommendRequest, RecommendResponse, RemoveRequest, RemoveResponse, UpsertRequest, UpsertResponse
 
 log = logging.getLogger("ctrkit.serving")
 
@@ -71,6 +77,9 @@ def create_app(
     shadow = Shadow(rollout, settings.shadow_rows)
     metrics.registry.register(shadow)
     predictions = Predictions(repository, pool, metrics, settings, rollout, shadow)
+    tower_metrics = TowerMetrics(lambda: [v for _, _, versions in repository.answering() for v in versions if isinstance(v, ServedTowers)])
+    metrics.registry.register(tower_metrics)
+    recommendations = Recommendations(repository, pool, tower_metrics, settings)
 
     def load() -> bool:
         try:
@@ -110,31 +119,35 @@ def create_app(
     app = FastAPI(title="ctrkit", summary="Click probabilities from raw feature values", version=ctrkit.__version__, lifespan=lifespan)
     add_error_handlers(app)
     _add_predictions(app, predictions)
+    _add_recommendations(app, recommendations)
     app.include_router(console.router)
     add_open_inference(app, repository, predictions, settings)
 
     @app.get("/v1/models", tags=["models"], response_model=ModelList, responses=_refusals(401, 503))
     async def models() -> Response:
         """The models served, and versions that were refused."""
-        return json_response({"models": [_summary(repository, rollout, repository.served(name)) for name in repository.names()]})
+        return json_response({"models": [_summary(repository, rollout, repository.version(name)) for name in repository.names()]})
 
     @app.get(
         "/v1/models/{name}/versions/{version}",
         tags=["models"],
-        response_model=ModelDescription,
+        response_model=ModelDescription | TowersDescription,
         responses=_refusals(401, 404, 405, 503),
     )
     @app.get(
         "/v1/models/{name}",
         tags=["models"],
-        response_model=ModelDescription,
+        response_model=ModelDescription | TowersDescription,
         responses=_refusals(401, 404, 405, 503),
     )
     async def model(name: str, version: str | None = None) -> Response:
         """A model's features, and its metrics in training."""
         if ":" in name:  # a way to ask a model, not a model's name
             raise HTTPException(405, headers={"Allow": "POST"})
-        return json_response(_description(repository, rollout, repository.served(name, version)))
+        found = repository.version(name, version)
+        if isinstance(found, ServedTowers):
+            return json_response({**_summary(repository, rollout, found), **describe(found)})
+        return json_response(_description(repository, rollout, found))
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> Response:
@@ -166,17 +179,38 @@ def _add_predictions(app: FastAPI, predictions: Predictions) -> None:
 
     arrow = {"schema": {"type": "string", "format": "binary"}}
     about = "Click probabilities of rows of raw feature values, in the rows' order."
-    add("score", predictions.score, about, **_documented(ScoreRequest, ScoreResponse, {ARROW: arrow}))
-    add("rank", predictions.rank, "The candidates of one context, the likeliest click first.", **_documented(RankRequest, RankResponse))
+    add("score", predictions.score, about, **_documented(ScoreRequest, ScoreResponse, {ARROW: arrow}, parameters=[SPLIT_KEY]))
+    rank = _documented(RankRequest, RankResponse, parameters=[SPLIT_KEY])
+    add("rank", predictions.rank, "The candidates of one context, the likeliest click first.", **rank)
+
+
+def _add_recommendations(app: FastAPI, recommendations: Recommendations) -> None:
+    """``:recommend`` and the changes of items, whose rows all versions of a model take.
+
+    Without a journal the changes end with the service.
+    """
+
+    def add(path: str, handler: Handler, about: str, request: type[BaseModel], response: type[BaseModel]) -> None:
+        add_direct(app, path, handler, about, name=path.rpartition(":")[2], tags=["recommend"], **_documented(request, response))
+
+    for path in ("/v1/models/{name}:recommend", "/v1/models/{name}/versions/{version}:recommend"):
+        add(path, recommendations.recommend, "The best items for users, of a model of two towers.", RecommendRequest, RecommendResponse)
+    upsert, remove = "Add items or change them.", "Take items out."
+    add("/v1/models/{name}/items:upsert", recommendations.upsert, upsert, UpsertRequest, UpsertResponse)
+    add("/v1/models/{name}/items:remove", recommendations.remove, remove, RemoveRequest, RemoveResponse)
 
 
 def _documented(
-    request: type[ScoreRequest] | type[RankRequest], response: type[Any], others: dict[str, Any] | None = None
+    request: type[BaseModel], response: type[BaseModel], others: dict[str, Any] | None = None, parameters: Sequence[dict[str, Any]] = ()
 ) -> dict[str, Any]:
     """A route's entry in ``/docs``."""
     body = {"required": True, "content": {JSON: {"schema": request.model_json_schema()}, **(others or {})}}
-    responses = {**_refusals(400, 401, 404, 406, 408, 413, 415, 429, 503), 422: {"model": Unprocessable}, 200: {"content": others or {}}}
-    return {"openapi_extra": {"requestBody": body, "parameters": [SPLIT_KEY]}, "response_model": response, "responses": responses}
+    responses = {
+        **_refusals(400, 401, 403, 404, 406, 408, 413, 415, 429, 503),
+        422: {"model": Unprocessable},
+        200: {"content": others or {}},
+    }
+    return {"openapi_extra": {"requestBody": body, "parameters": list(parameters)}, "response_model": response, "responses": responses}
 
 
 def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -184,10 +218,11 @@ def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Refusal} for status in statuses}
 
 
-def _summary(repository: Repository, rollout: Rollout, model: Served) -> dict[str, Any]:
+def _summary(repository: Repository, rollout: Rollout, model: Version) -> dict[str, Any]:
     states = repository.states(model.name)[model.name]
     refused = [{"version": state.version, "reason": state.reason} for state in states if state.reason]
-    about = {"name": model.name, "version": model.version, "versions": repository.versions(model.name), "refused": refused}
+    kind = "towers" if isinstance(model, ServedTowers) else "scorer"
+    about = {"name": model.name, "kind": kind, "version": model.version, "versions": repository.versions(model.name), "refused": refused}
     return {**about, **rollout.about(model.name)}
 
 

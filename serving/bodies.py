@@ -1,6 +1,6 @@
 """Requests and responses as ``/docs`` shows them. Rows are checked against the model's features, not here."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -60,6 +60,7 @@ class RefusedVersion(BaseModel):
 
 class ModelSummary(BaseModel):
     name: str
+    kind: Literal["scorer", "towers"] = Field(description="towers answer :recommend, a scorer :score and :rank")
     version: int = Field(description="the version that is served")
     versions: list[int] = Field(description="all versions that are loaded")
     refused: list[RefusedVersion] = Field(description="versions that lie in the repository and cannot be served")
@@ -82,6 +83,23 @@ class ModelDescription(ModelSummary):
     created: str
     label: str | dict[str, str] = Field(description="what is predicted; of several tasks what each is, the main one first")
     features: list[FeatureDescription]
+    metrics: dict[str, Any]
+
+
+class CatalogueDescription(BaseModel):
+    indexed: int = Field(description="items of the bundle's index")
+    hidden: int = Field(description="of those, removed or changed since")
+    added: int = Field(description="items that clients added or changed")
+
+
+class TowersDescription(ModelSummary):
+    model: str = Field(description="the method's name in ctrkit, such as two_tower")
+    created: str
+    user_features: list[FeatureDescription]
+    item_features: list[FeatureDescription]
+    item_key: str = Field(description="the feature whose value names an item")
+    width: int = Field(description="of the vectors")
+    items: CatalogueDescription
     metrics: dict[str, Any]
 
 

@@ -177,7 +177,7 @@ def add_error_handlers(app: FastAPI) -> None:
         path = request.url.path
         message = str(error.detail)
         if error.status_code == 405 and path.startswith("/v1/models"):
-            how = "POST asks a model: /v1/models/<name>:score or :rank. GET describes it: /v1/models/<name>. See /docs."
+            how = "POST asks a model: /v1/models/<name>:score, :rank or :recommend. GET describes it: /v1/models/<name>. See /docs."
             message = f"{request.method} {path} is not answered. {how}"
         answer = json_response({"error" if path.startswith("/v2") else "detail": message}, error.status_code)
         answer.headers.update(error.headers or {})

@@ -17,6 +17,7 @@ from ctrkit.bundle import output_names
 from ctrkit.drift import present_codes
 from ctrkit.feeds import input_names
 from ctrkit.schema import Feature, Kind
+from serving.answering import Answering
 from serving.batcher import Feed
 from serving.drift import Drift
 from serving.model import Served
@@ -56,7 +57,7 @@ class Metrics:
     def refused(self, reason: str) -> None:
         self._refused.labels(reason).inc()
 
-    def text(self, answering: Sequence[tuple[str, int | None, Sequence[Served]]]) -> bytes:
+    def text(self, answering: Sequence[tuple[str, int | None, Sequence[Answering]]]) -> bytes:
         """All in Prometheus' text format.
 
         Args:
@@ -207,7 +208,7 @@ class _Models(Collector):
             known = self._models[key] = ModelMetrics(served, self._settings)
         return known
 
-    def keep(self, answering: Sequence[Served]) -> None:
+    def keep(self, answering: Sequence[Answering]) -> None:
         """Forgets all others."""
         self._models = {key: known for key, known in self._models.items() if known.served in answering}
 
@@ -257,7 +258,7 @@ def route_of(path: str) -> str:
     """What a path asks, in few words: paths hold names that anybody can make up."""
     if path.startswith("/v1/models"):
         verb = path.rpartition(":")[2]
-        return verb if verb in ("score", "rank") else "models"
+        return verb if verb in ("score", "rank", "recommend", "upsert", "remove") else "models"
     if path.startswith("/v2"):
         return "infer" if path.endswith("/infer") else "v2"
     known = {"/healthz": "health", "/readyz": "health", "/metrics": "metrics", "/ui": "ui"}

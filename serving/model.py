@@ -11,8 +11,8 @@ import numpy as np
 from ctrkit.bundle import Bundle, open_bundle, output_names
 from ctrkit.errors import CtrkitError
 from ctrkit.feeds import input_names, rows_to_columns
+from serving.answering import Answering
 from serving.batcher import Batcher, Feed
-from serving.problems import Busy
 from serving.settings import ServingSettings
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -23,8 +23,8 @@ GOLDEN_DIFFERENCE = 1e-3
 """Of a probability, from what the exporting machine predicted: above rounding of other processors, below any mistake."""
 
 
-class Served:
-    """A version that answers.
+class Served(Answering):
+    """A version that scores.
 
     Args:
         bundle: its files.
@@ -33,16 +33,12 @@ class Served:
 
     Attributes:
         seconds: of a run, by its rows, as warm-up found.
-        in_flight: requests that are being answered.
     """
 
     def __init__(self, bundle: Bundle, pool: Executor, settings: ServingSettings) -> None:
+        super().__init__(bundle.manifest.name, bundle.manifest.version, settings)
         self.bundle = bundle
-        self.name = bundle.manifest.name
-        self.version = bundle.manifest.version
-        self.in_flight = 0
         self.seconds = warm_up(bundle)
-        self._most = settings.max_in_flight
         self.batcher = Batcher(
             bundle.predict,
             pool,
@@ -50,19 +46,6 @@ class Served:
             most_rows=settings.batch_rows or best_batch(self.seconds),
             inline_rows=within(self.seconds, settings.inline_ms / 1000),
         )
-
-    def admit(self) -> None:
-        """Counts a request in; the caller counts it out with ``leave``.
-
-        Raises:
-            Busy: as many as are allowed are being answered.
-        """
-        if self.in_flight >= self._most:
-            raise Busy(f"the model '{self.name}' is answering {self.in_flight:,} requests, which is its limit", "Ask again in a moment")
-        self.in_flight += 1
-
-    def leave(self) -> None:
-        self.in_flight -= 1
 
 
 def open_version(folder: Path, threads: int) -> Bundle:

@@ -72,7 +72,7 @@ def _about(repository: Repository, settings: ServingSettings) -> APIRouter:
     @router.get("/models/{name}/ready")
     async def model_ready(name: str, version: str | None = None) -> Response:
         """The model answers."""
-        model = repository.served(name, version)
+        model = repository.version(name, version)
         return json_response({"name": model.name, "ready": True})
 
     @router.get("/models/{name}/versions/{version}")

@@ -46,7 +46,7 @@ class Predictions:
 
     async def score(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``:score``: JSON or an Arrow stream in, JSON or an Arrow stream out."""
-        sent = _media_type(header(scope, b"content-type"))
+        sent = media_type(header(scope, b"content-type"))
         if sent == ARROW:
             reader: Reader = arrow.read_score
         elif sent == JSON:
@@ -59,7 +59,7 @@ class Predictions:
 
     async def rank(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``:rank``: JSON in and out."""
-        sent = _media_type(header(scope, b"content-type"))
+        sent = media_type(header(scope, b"content-type"))
         if sent != JSON:
             raise WrongType(f"a body of type '{sent[:100]}' is not read", f"Send '{JSON}'")
         await self._answer(scope, receive, send, rows.read_rank)
@@ -107,7 +107,7 @@ class Predictions:
         self._shadow.offer(model, ask.feed, ask.rows, done.probabilities)
 
 
-def _media_type(content_type: str) -> str:
+def media_type(content_type: str) -> str:
     """Of a Content-Type header, without parameters; JSON when there is none."""
     return content_type.partition(";")[0].strip().lower() or JSON
 

@@ -70,11 +70,23 @@ class UnknownModel(Refused):
     status = 404
 
 
+class WrongKind(Refused):
+    """A model that does something else than what it is asked."""
+
+    status = 400
+
+
 class NotReady(Refused):
     """Models are still being loaded, or could not be; or the service is about to end."""
 
     status = 503
     retry_after = 1
+
+
+class NotKept(Refused):
+    """A change that could not be written down, and was not made."""
+
+    status = 503
 
 
 class Busy(Refused):

@@ -8,15 +8,23 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ctrkit.bundle import Bundle, model_names, versions
+from ctrkit.bundle import MANIFEST_FILE, TOWERS_FILE, Bundle, model_names, versions
 from ctrkit.errors import CtrkitError, nearest
+from ctrkit.retrieval.bundle import RetrievalBundle
+from serving.items import Changes
+from serving.journal import Journal
 from serving.model import Served, State, open_version
-from serving.problems import NotReady, UnknownModel
+from serving.problems import NotReady, UnknownModel, WrongKind
 from serving.settings import ServingSettings
+from serving.towers import ServedTowers, check_compatible, open_towers
 
 log = logging.getLogger("ctrkit.serving")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+KINDS = (MANIFEST_FILE, TOWERS_FILE)
+"""A version has one of these files: it scores, or it recommends."""
+
+Version = Served | ServedTowers
 Signature = tuple[tuple[str, int, int, int], ...]
 """Name, size, time of change and inode of a version's files: another one means other files."""
 
@@ -33,7 +41,7 @@ class _Refusal:
 class _Model:
     """A model's versions; never changed, only replaced as a whole."""
 
-    served: Mapping[int, Served] = field(default_factory=dict)
+    served: Mapping[int, Version] = field(default_factory=dict)
     signatures: Mapping[int, Signature] = field(default_factory=dict)
     refused: Mapping[int, _Refusal] = field(default_factory=dict)
     default: int | None = None
@@ -59,6 +67,8 @@ class Repository:
         self._settings = settings
         self._tried = tried
         self._models: dict[str, _Model] = {}
+        self._changes: dict[str, Changes] = {}
+        self._opening = threading.Lock()
         self._unloaded: set[str] = set()
         self._refreshing = threading.Lock()
         self._closing = threading.Event()
@@ -80,6 +90,8 @@ class Repository:
                 if version not in self._models[name].served:
                     why = _reasons(self._models[name]) or "the repository has none"
                     raise CtrkitError(f"the model '{name}' has no version {version} {to_be}: {why}")
+                if what != "pin" and isinstance(self._models[name].served[version], ServedTowers):
+                    raise CtrkitError(f"the model '{name}' recommends items: no version of it is there {to_be}", f"Take it out of {what}")
             for name, model in self._models.items():
                 if model.default is None:
                     raise CtrkitError(f"the model '{name}' cannot be served: {_reasons(model)}")
@@ -95,7 +107,7 @@ class Repository:
             CtrkitError: no repository, or nothing in it.
         """
         with self._refreshing:
-            names = [name for name in model_names(self.path) if name not in self._unloaded]
+            names = [name for name in model_names(self.path, KINDS) if name not in self._unloaded]
             for name in names:
                 self._put(name, self._examined(name, self._models.get(name, _Model())))
             for name in self._models.keys() - set(names):
@@ -110,7 +122,7 @@ class Repository:
             CtrkitError: no version of it can be served.
         """
         with self._refreshing:
-            if not NAME.fullmatch(name) or not versions(self.path / name):
+            if not NAME.fullmatch(name) or not versions(self.path / name, KINDS):
                 raise UnknownModel(f"the repository has no model '{name[:100]}'")
             before = self._models.get(name, _Model())
             after = self._examined(name, _Model(before.served, before.signatures, {}, before.default))
@@ -137,10 +149,10 @@ class Repository:
 
     def _examined(self, name: str, before: _Model) -> _Model:
         """The model as its folder has it now: versions that are new or have changed are loaded, the rest is kept."""
-        there = versions(self.path / name)
+        there = versions(self.path / name, KINDS)
         pinned = self._settings.pin.get(name)
         wanted = {version for _, _, model, version in self._settings.named_versions if model == name}
-        served: dict[int, Served] = {}
+        served: dict[int, Version] = {}
         signatures: dict[int, Signature] = {}
         refused: dict[int, _Refusal] = {}
         for version in reversed(there):
@@ -169,16 +181,14 @@ class Repository:
         version: int,
         signature: Signature,
         before: _Model,
-        served: dict[int, Served],
+        served: dict[int, Version],
         signatures: dict[int, Signature],
         refused: dict[int, _Refusal],
     ) -> None:
         """Loads one version into ``served``; or says in ``refused`` why not, and keeps what answered under this number."""
         try:
-            bundle = open_version(self.path / name / str(version), self._settings.threads)
-            if before.default is not None and version > before.default:
-                _check_compatible(bundle, before.served[before.default])
-            served[version] = Served(bundle, self._pool, self._settings)
+            now = before.served[before.default] if before.default is not None and version > before.default else None
+            served[version] = self._opened(self.path / name / str(version), now)
             signatures[version] = signature
             self._tried(name, "loaded")
         except Exception as error:  # noqa: BLE001  whatever a file can do to a loader: the others must go on
@@ -187,6 +197,31 @@ class Repository:
             refused[version] = _Refusal(signature, reason)
             self._tried(name, "refused")
             _keep(version, before, served, signatures)
+
+    def _opened(self, folder: Path, now: Version | None) -> Version:
+        """A version of either kind, ready to answer.
+
+        Args:
+            now: the version that it would follow.
+        """
+        threads = self._settings.threads
+        bundle = open_towers(folder, threads) if (folder / TOWERS_FILE).is_file() else open_version(folder, threads)
+        if now is not None:
+            _check_follows(bundle, now)
+        if isinstance(bundle, Bundle):
+            return Served(bundle, self._pool, self._settings)
+        towers = ServedTowers(bundle, self._settings)
+        self.changes(towers.name).attach(towers)
+        return towers
+
+    def changes(self, name: str) -> Changes:
+        """What clients changed of a model's items."""
+        with self._opening:
+            if name not in self._changes:
+                journal = self._settings.journal
+                kept = None if journal is None else Journal(journal / f"{name}.jsonl")
+                self._changes[name] = Changes(self._settings.max_changed_items, kept)
+            return self._changes[name]
 
     def require_ready(self) -> None:
         """Raises NotReady until ``load`` is done, with the reason if it failed, and after ``close``."""
@@ -218,12 +253,31 @@ class Repository:
             known[key] = sorted([*answers, *refused], key=lambda state: state.version)
         return known
 
-    def answering(self) -> list[tuple[str, int | None, list[Served]]]:
+    def answering(self) -> list[tuple[str, int | None, list[Version]]]:
         """Each model's name, default version and all versions."""
         return [(name, model.default, list(model.served.values())) for name, model in self._models.items()]
 
     def served(self, name: str, version: str | None = None) -> Served:
-        """A version of a model, the default one unless named.
+        """A version of a model that scores, the default one unless named.
+
+        Raises:
+            UnknownModel: there is none.
+            WrongKind: it recommends.
+        """
+        found = self.version(name, version)
+        if isinstance(found, ServedTowers):
+            raise WrongKind(f"the model '{name}' recommends items and scores no rows", f"Ask /v1/models/{name}:recommend")
+        return found
+
+    def towers(self, name: str, version: str | None = None) -> ServedTowers:
+        """The same of a model that recommends."""
+        found = self.version(name, version)
+        if isinstance(found, Served):
+            raise WrongKind(f"the model '{name}' scores rows and recommends no items", f"Ask /v1/models/{name}:score or :rank")
+        return found
+
+    def version(self, name: str, version: str | None = None) -> Version:
+        """A version of a model of either kind, the default one unless named.
 
         Raises:
             UnknownModel: there is none.
@@ -237,9 +291,10 @@ class Repository:
         return model.served[int(version)]
 
     def live(self, name: str, version: int) -> Served | None:
-        """A version that answers now."""
+        """A version that scores and answers now."""
         model = self._models.get(name)
-        return None if model is None else model.served.get(version)
+        found = None if model is None else model.served.get(version)
+        return found if isinstance(found, Served) else None
 
     def _model(self, name: str) -> _Model:
         self.require_ready()
@@ -250,7 +305,7 @@ class Repository:
         return self._models[name]
 
 
-def _keep(version: int, before: _Model, served: dict[int, Served], signatures: dict[int, Signature]) -> None:
+def _keep(version: int, before: _Model, served: dict[int, Version], signatures: dict[int, Signature]) -> None:
     """What answered under the number of a version that is refused goes on doing so."""
     if version in before.served:
         served[version], signatures[version] = before.served[version], before.signatures[version]
@@ -266,6 +321,21 @@ def _signature(folder: Path) -> Signature:
     except OSError:
         return ()
     return tuple(sorted((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in files))
+
+
+def _check_follows(bundle: Bundle | RetrievalBundle, now: Version) -> None:
+    """Raises CtrkitError when requests that the model answers now would fail with the new version."""
+    if isinstance(bundle, Bundle) and isinstance(now, Served):
+        _check_compatible(bundle, now)
+    elif isinstance(bundle, RetrievalBundle) and isinstance(now, ServedTowers):
+        check_compatible(bundle, now.bundle)
+    else:
+        does = ("scores rows", "recommends items")
+        new = does[isinstance(bundle, RetrievalBundle)]
+        raise CtrkitError(
+            f"version {bundle.manifest.version} {new}, and version {now.version} {does[isinstance(now, ServedTowers)]}",
+            "Export it under another name",
+        )
 
 
 def _check_compatible(bundle: Bundle, now: Served) -> None:

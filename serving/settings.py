@@ -39,6 +39,12 @@ class ServingSettings(Settings):
     shadow_rows: int = Field(default=20_000, ge=1, description="rows that wait for shadows; what comes beyond is let go")
     drift_rows: int = Field(default=50_000, ge=1, description="rows of the sliding window that is compared with the training data")
     drift_min_rows: int = Field(default=1_000, ge=1, description="with fewer rows in that window nothing is told of drift")
+    max_changed_items: int = Field(
+        default=100_000, ge=0, description="items of one model that clients may add, change and remove until the service restarts"
+    )
+    journal: Path | None = Field(
+        default=None, description="folder where changes of items are kept over restarts and shared by processes; default in memory alone"
+    )
     poll_s: float = Field(default=5, ge=0, description="how often the repository is looked at for new versions; 0: never")
     control: bool = Field(default=False, description="whether clients may load and unload models: /v2/repository/models/<name>/load")
     shutdown_s: float = Field(default=30, gt=0, description="how long a service that ends waits for requests in flight")

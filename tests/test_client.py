@@ -8,7 +8,8 @@ import httpx
 import numpy as np
 import pytest
 
-from ctrkit.client import AsyncClient, Client, Ranked, ServiceError
+from ctrkit.client import AsyncClient, Client, Ranked, Recommended, ServiceError
+from pipelines.bench.synthetic_towers import write_towers
 from serving.settings import ServingSettings
 from tests.handmade import make_bundle, probability
 from tests.serving.live import service
@@ -52,6 +53,39 @@ def test_it_does_the_same_for_asyncio(address: str) -> None:
             assert (await client.model("clicks"))["version"] == 2
             with pytest.raises(ServiceError, match="unknown feature"):
                 await client.score("clicks", [{"usr": 1}])
+
+    asyncio.run(ask())
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    repo = tmp_path_factory.mktemp("shop")
+    write_towers(repo, "shop", 1, np.eye(6, dtype=np.float32) + 0.1)
+    with service(repo, ServingSettings(poll_s=0)) as address:
+        yield address
+
+
+def test_it_recommends_and_changes_items(shop: str) -> None:
+    with Client(shop) as client:
+        first, second = client.recommend("shop", {"likes": 4, "recent": [0, 1]}, 2)
+        assert isinstance(first, Recommended) and (first.item, second.item) == (4, 2) and first.score == pytest.approx(1.26)
+        lists = client.recommend_many("shop", [{"likes": 1}, {"likes": 2}], 1, seen=[[1], []], version=1)
+        assert [[one.item for one in items] for items in lists] == [[0], [2]]
+        assert client.upsert_items("shop", [{"item": 10, "colour": "gold", "boost": 1}])["added"] == 1
+        assert client.recommend("shop", {"likes": 4}, 1, where={"colour": "gold"})[0].item == 10
+        assert client.remove_items("shop", [10, 11]) == {"model": "shop", "version": 1, "removed": 1, "unknown": 1}
+        with pytest.raises(ServiceError, match="recommends items and scores no rows") as refused:
+            client.score("shop", [{}])
+        assert refused.value.status == 400
+
+
+def test_it_recommends_for_asyncio(shop: str) -> None:
+    async def ask() -> None:
+        async with AsyncClient(shop) as client:
+            assert [one.item for one in await client.recommend("shop", {"likes": 4}, 1, index="exact")] == [4]
+            assert [items[0].item for items in await client.recommend_many("shop", [{"likes": 3}, {"likes": 5}], 1)] == [3, 5]
+            assert (await client.upsert_items("shop", [{"item": 16}]))["added"] == 1
+            assert (await client.remove_items("shop", [16]))["removed"] == 1
 
     asyncio.run(ask())
 

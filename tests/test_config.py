@@ -10,6 +10,7 @@ from ctrkit.config import Experiment, UnifiedEmbedding, expand_range
 from ctrkit.config_file import load_config, task_of, to_yaml
 from ctrkit.errors import CtrkitError
 from ctrkit.retrieval.config import load_retrieval
+from ctrkit.retrieval.funnel import load_funnel
 from ctrkit.schema import Buckets, Hash, Kind, Log1p, Standardise, Vocabulary
 
 SMALL = """
@@ -77,7 +78,8 @@ def test_shipped_configs_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CTRKIT_DATA", "data")
     paths = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
     assert {p.stem for p in paths} >= {"simulated", "criteo", "avazu", "frappe", "movielens-tag", "movielens-1m", "kuairand"}
-    names = [load_retrieval(path).name if task_of(path) == "retrieval" else load_config(path).name for path in paths]
+    loaders = {None: load_config, "retrieval": load_retrieval, "funnel": load_funnel}
+    names = [loaders[task_of(path)](path).name for path in paths]
     assert len(set(names)) == len(names)
 
 

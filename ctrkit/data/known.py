@@ -130,6 +130,14 @@ KNOWN_LOGS = (
         ("movielens-1m/ratings.csv.gz", "movielens-1m/users.dat", "movielens-1m/movies_extrainfos.dat.gz"),
     ),
     KnownLog(
+        "movielens-1m-funnel",
+        "1,000,209",
+        "Which film will a user like next? Towers that find films, and a model that ranks them",
+        "GroupLens' terms: research, no redistribution",
+        "https://grouplens.org/datasets/movielens/1m/",
+        ("movielens-1m/ratings.csv.gz", "movielens-1m/users.dat", "movielens-1m/movies_extrainfos.dat.gz"),
+    ),
+    KnownLog(
         "amazon-grocery-retrieval",
         "121,892",
         "Which product will a user buy next? Purchases by day, with the products' categories, for retrieval",

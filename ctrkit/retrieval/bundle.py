@@ -1,25 +1,27 @@
 """The exported artefact of two towers: ``<repo>/<name>/<version>/`` with a graph a tower, the catalogue, golden rows, and its index.
 
-Raw values in, vectors out. Needs onnxruntime and Polars; never torch. Its manifest is ``retrieval.json``, so that a scoring service that
-reads the same repository passes it by.
+Raw values in, vectors out. Needs onnxruntime and, for its catalogue, Polars; never torch. Its manifest has a name of its own, by which
+those who read a repository know towers from models that score.
 """
 
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ctrkit.bundle import FileEntry, open_session, verify_files
+from ctrkit.bundle import TOWERS_FILE, FileEntry, open_session, verify_files, versions
 from ctrkit.errors import CtrkitError
 from ctrkit.feeds import Columns, columns_to_feed, frame_to_columns, rows_to_columns
 from ctrkit.retrieval.index import INDEX_FOLDER, ApproximateIndex, ExactIndex, ItemIndex
 from ctrkit.schema import Feature
 
-MANIFEST_FILE = "retrieval.json"
+if TYPE_CHECKING:
+    import polars as pl
+
+MANIFEST_FILE = TOWERS_FILE
 USER_FILE, ITEM_FILE = "user_tower.onnx", "item_tower.onnx"
 ITEMS_FILE, GOLDEN_FILE = "items.parquet", "golden.json"
 KEY = "@key"
@@ -82,15 +84,21 @@ class RetrievalBundle:
         Raises:
             RowError: a row that does not fit the features.
         """
-        return _run(self._user_session, rows_to_columns(rows, self.manifest.user_features), self.manifest.user_features)
+        return self.encoded_users(rows_to_columns(rows, self.manifest.user_features))
+
+    def encoded_users(self, columns: Columns) -> np.ndarray:
+        """One canonical column a feature of the user tower -> float32 ``[rows, width]``."""
+        return _run(self._user_session, columns, self.manifest.user_features)
 
     def item_vectors(self, rows: Sequence[Any]) -> np.ndarray:
         """JSON objects of items, those outside the catalogue too -> float32 ``[rows, width]``. Raises as ``user_vectors``."""
         return _run(self._item_session, rows_to_columns(rows, self.manifest.item_features), self.manifest.item_features)
 
     @cached_property
-    def catalogue(self) -> pl.DataFrame:
+    def catalogue(self) -> "pl.DataFrame":
         """Canonical raw features of all items, with ``@key``; an index numbers items by these rows."""
+        import polars as pl
+
         return pl.read_parquet(self.path / ITEMS_FILE)
 
     def catalogue_vectors(self) -> np.ndarray:
@@ -101,7 +109,8 @@ class RetrievalBundle:
 
     def index(self, exact: bool = True) -> ItemIndex:
         """The index that ``ctrkit index`` built. Raises CtrkitError if there is none."""
-        return (ExactIndex if exact else ApproximateIndex)(self.path / INDEX_FOLDER)
+        folder = self.path / INDEX_FOLDER
+        return ExactIndex(folder) if exact else ApproximateIndex(folder, threads=self._threads)
 
     def golden(self) -> GoldenVectors:
         return GoldenVectors.model_validate_json((self.path / GOLDEN_FILE).read_bytes())
@@ -136,7 +145,4 @@ def open_retrieval_bundle(path: str | Path, *, threads: int | None = None, verif
 
 def tower_versions(model_folder: Path) -> list[int]:
     """Versions of towers in a model's folder, oldest first."""
-    if not model_folder.is_dir():
-        return []
-    names = [entry.name for entry in model_folder.iterdir() if (entry / MANIFEST_FILE).is_file()]
-    return sorted(int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0"))
+    return versions(model_folder, (MANIFEST_FILE,))

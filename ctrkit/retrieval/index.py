@@ -20,7 +20,10 @@ class ItemIndex(Protocol):
     """Finds the items whose vectors have the largest inner product with a user's."""
 
     def search(self, users: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """float32 ``[users, width]`` -> item numbers int64 and scores float32, each ``[users, count]``, the best first."""
+        """float32 ``[users, width]`` -> item numbers int64 and scores float32, each ``[users, count]``, the best first.
+
+        An approximate index may find fewer: the last numbers are then -1, with scores of minus infinity.
+        """
         ...
 
 
@@ -48,8 +51,20 @@ class ExactIndex:
 
     @staticmethod
     def _best(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+        order = np.stack([best(row, count) for row in scores])
         return order, np.take_along_axis(scores, order, 1)
+
+
+def best(scores: np.ndarray, count: int) -> np.ndarray:
+    """Places of the highest scores, the best first, of equal ones the first place: what a stable sort of all puts first."""
+    count = min(count, len(scores))
+    if count < len(scores) // 8:
+        last = np.partition(scores, len(scores) - count)[len(scores) - count]
+        above, equal = np.flatnonzero(scores > last), np.flatnonzero(scores == last)
+        places = np.sort(np.concatenate([above, equal[: count - len(above)]]))
+    else:
+        places = np.arange(len(scores))
+    return places[np.argsort(-scores[places], kind="stable")[:count]]
 
 
 class ApproximateIndex:
@@ -58,12 +73,13 @@ class ApproximateIndex:
     Args:
         folder: what ``write_index`` wrote.
         breadth: candidates kept in a search; more find more and take longer.
+        threads: CPU threads of one search; default all cores.
 
     Raises:
         CtrkitError: there is none, or it is damaged.
     """
 
-    def __init__(self, folder: Path, breadth: int = 128) -> None:
+    def __init__(self, folder: Path, breadth: int = 128, threads: int | None = None) -> None:
         from usearch.index import Index
 
         about = read_about(folder)
@@ -75,12 +91,16 @@ class ApproximateIndex:
             raise _damaged(folder, "the graph does not hold the catalogue")
         index.expansion_search = breadth
         self._index = index
+        self._threads = threads or 0
 
     def search(self, users: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         count = min(count, len(self._index))
-        matches = self._index.search(np.ascontiguousarray(users, np.float32), count)
-        keys, distances = np.atleast_2d(matches.keys), np.atleast_2d(matches.distances)
-        return keys.astype(np.int64), (1 - distances).astype(np.float32)
+        matches = self._index.search(np.ascontiguousarray(users, np.float32), count, threads=self._threads)
+        numbers, scores = np.full((len(users), count), -1), np.full((len(users), count), -np.inf, np.float32)
+        for user in range(len(users)):
+            found: Any = matches if len(users) == 1 else matches[user]
+            numbers[user, : len(found.keys)], scores[user, : len(found.keys)] = found.keys, 1 - found.distances
+        return numbers, scores
 
 
 def write_index(vectors: np.ndarray, folder: Path, connectivity: int = 16, breadth: int = 128) -> dict[str, Any]:

@@ -173,6 +173,31 @@ def retrieval(
         screen.result(bench_retrieval(configs, overrides or [], method or [], seeds, share or [], out, say, peer))
 
 
+@bench_app.command("recommend")
+def recommend(
+    items: Annotated[
+        list[int] | None,
+        typer.Option("--items", min=100, help="Of a synthetic catalogue. Repeatable; default 100,000 and a million.", show_default=False),
+    ] = None,
+    width: Annotated[int, typer.Option(min=2, help="Of vectors.")] = 64,
+    queries: Annotated[int, typer.Option(min=1, help="Users that are searched for.")] = 1000,
+    concurrency: Annotated[
+        list[int] | None, typer.Option("--concurrency", min=1, max=200, help="Connections. Repeatable; default 1, 16.", show_default=False)
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Of each load.")] = 3,
+    out: Annotated[Path, typer.Option(help="Folder of the results; catalogues lie there while they are measured.")] = Path(
+        "out/bench-recommend"
+    ),
+    json: Json = False,
+) -> None:
+    """Recall and speed of the index of items against exact search, and latency of :recommend over HTTP."""
+    with training_terminal(json) as screen:
+        from pipelines.bench.recommend import bench_recommend
+
+        sizes = items or [100_000, 1_000_000]
+        screen.result(bench_recommend(sizes, width, queries, concurrency or [1, 16], seconds, out, screen))
+
+
 @bench_app.command("rank")
 def rank(
     rows: Annotated[int, typer.Option(min=1000, help="Rows of the synthetic log.")] = 1_000_000,

@@ -70,14 +70,14 @@ def bench_serving(
         sides = (("plain", plain_service, "/score"), ("ctrkit", our_service, path))
         for count in rows:
             for side, (port, _), where in sides:  # both warm
-                _closed(port, [request(where, body) for body in bodies[count]], 1, min(seconds, 0.5), side)
+                closed(port, [request(where, body) for body in bodies[count]], 1, min(seconds, 0.5), side)
             for connections in concurrency:
                 rate = 0.0
                 for side, (port, process), where in sides:
                     requests = [request(where, body) for body in bodies[count]]
                     before = _stages(port) if side == "ctrkit" else {}
                     processor = processor_seconds(process)
-                    load = _closed(port, requests, connections, seconds, side)
+                    load = closed(port, requests, connections, seconds, side)
                     processor = processor_seconds(process) - processor
                     after = _stages(port) if side == "ctrkit" else {}
                     rate = rate or max(1.0, OPEN_SHARE * len(load.latencies) / load.seconds)
@@ -85,9 +85,9 @@ def bench_serving(
                     stages = {f"{stage}_ms": _mean(before, after, stage) for stage in STAGES} if after else {}
                     measured.append(
                         {"side": side, "rows": count, "concurrency": connections, "graph_ms": alone[count]}
-                        | _figures(load)
+                        | figures(load)
                         | {"cpu_ms": 1000 * processor / len(load.latencies)}
-                        | {"open_rate": rate, "open_dropped": opened.dropped, **{f"open_{k}": v for k, v in _figures(opened).items()}}
+                        | {"open_rate": rate, "open_dropped": opened.dropped, **{f"open_{k}": v for k, v in figures(opened).items()}}
                         | stages
                     )
                     screen.console.print(_line(measured[-1]))
@@ -116,14 +116,14 @@ def _alone(bundle: Bundle, rows: list[dict[str, Any]]) -> float:
     return 1000 * float(np.median(spent))
 
 
-def _closed(port: int, requests: Sequence[bytes], connections: int, seconds: float, side: str) -> Load:
+def closed(port: int, requests: Sequence[bytes], connections: int, seconds: float, side: str) -> Load:
     load = asyncio.run(closed_loop(port, requests, connections, seconds))
     if set(load.statuses) != {200}:
         raise CtrkitError(f"the {side} service answered {dict(load.statuses)} under load")
     return load
 
 
-def _figures(load: Load) -> dict[str, float]:
+def figures(load: Load) -> dict[str, float]:
     if not load.latencies:
         return {"per_s": 0.0, "p50_ms": float("nan"), "p99_ms": float("nan")}
     p50, p99 = 1000 * np.percentile(load.latencies, [50, 99])

@@ -103,7 +103,7 @@ export function start(document, fetch) {
         cells([model.name, serves(model), model.versions.join(", "), model.refused.map((one) => `${one.version}: ${one.reason}`).join(" ")]),
       ),
     );
-    const names = listed.map((model) => model.name);
+    const names = listed.filter((model) => model.kind === "scorer").map((model) => model.name);
     const chosen = element("model");
     if (names.join("\n") !== [...chosen.children].map((one) => one.value).join("\n")) {
       chosen.replaceChildren(...names.map(option));

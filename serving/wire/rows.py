@@ -63,7 +63,7 @@ def read_rank(bundle: Bundle, body: bytes, limits: Limits) -> Ask:
     top_k = content.get("top_k")
     if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
         raise InvalidBody(("top_k",), f"top_k: expected an integer from 1, got {top_k!r:.60}")
-    task = _task(content.get("task"), bundle.tasks)
+    task = task_place(content.get("task"), bundle.tasks)
     if len(body) * len(candidates) > UNFOLDED * limits.bytes and len(orjson.dumps(context)) * len(candidates) > UNFOLDED * limits.bytes:
         raise TooLarge(f"the context is too long to be joined with {len(candidates):,} candidates: send them in several requests")
     try:
@@ -95,13 +95,13 @@ def _columns(lists: Any, bundle: Bundle, limits: Limits) -> tuple[Columns, int]:
         raise InvalidBody(where, str(error)) from None
 
 
-def _task(name: Any, tasks: Sequence[str]) -> int:
+def task_place(name: Any, tasks: Sequence[str], location: Location = ("task",)) -> int:
     """Place of the task that ranks."""
     if name is None:
         return 0
     if name not in tasks:
         known = nearest(str(name)[:100], list(tasks)) if tasks else "This model has one task: leave 'task' out"
-        raise InvalidBody(("task",), f"task: unknown task {name!r:.60}. {known}")
+        raise InvalidBody(location, f"{'.'.join(str(part) for part in location)}: unknown task {name!r:.60}. {known}")
     return tasks.index(name)
 
 

@@ -11,11 +11,13 @@ from ctrkit.config_file import load_config, task_of
 from ctrkit.data.known import KNOWN_LOGS, KnownLog
 from ctrkit.data.prepare import check_columns, prepare
 from ctrkit.retrieval.config import load_retrieval
+from ctrkit.retrieval.funnel import load_funnel
 from ctrkit.retrieval.prepare import check_columns as check_retrieval_columns
 
 CONFIGS = sorted(Path("configs").glob("*.yaml"))
 RETRIEVAL = [path for path in CONFIGS if task_of(path) == "retrieval"]
-CLICKS = [path for path in CONFIGS if path not in RETRIEVAL]
+FUNNELS = [path for path in CONFIGS if task_of(path) == "funnel"]
+CLICKS = [path for path in CONFIGS if path not in (*RETRIEVAL, *FUNNELS)]
 REAL = [known for known in KNOWN_LOGS if known.files and Path(known.config) in CLICKS]
 
 
@@ -113,3 +115,14 @@ def test_every_retrieval_config_fits_its_files(path: Path, monkeypatch: pytest.M
     assert {str(Path(os.environ["CTRKIT_DATA"]) / file) for file in known.files} == {experiment.data.path, *tables}
     if known.found:
         assert check_retrieval_columns(experiment)
+
+
+@pytest.mark.parametrize("path", FUNNELS, ids=lambda path: path.stem)
+def test_every_funnel_fits_its_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = next(known for known in KNOWN_LOGS if known.config == str(path))
+    if not known.found:
+        monkeypatch.setenv("CTRKIT_DATA", "data")
+    funnel = load_funnel(path)
+    assert funnel.name == path.stem
+    if known.found:
+        assert check_retrieval_columns(funnel.retrieval) and check_columns(funnel.ranking)

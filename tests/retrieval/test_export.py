@@ -80,7 +80,7 @@ def test_the_exact_index_finds_what_the_evaluation_ranked_first(run: Path, bundl
     assert again["items"] == 40 and sorted(path.name for path in bundle.path.glob("*index*")) == ["index"]
 
 
-def test_the_scoring_service_passes_towers_by(bundle: RetrievalBundle) -> None:
+def test_who_looks_for_models_that_score_passes_towers_by(bundle: RetrievalBundle) -> None:
     with pytest.raises(CtrkitError, match="holds no model"):
         model_names(bundle.path.parents[1])
 

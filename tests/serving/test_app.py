@@ -65,8 +65,8 @@ def test_rank(client: TestClient) -> None:
 def test_models_are_listed_and_described(client: TestClient) -> None:
     assert client.get("/v1/models").json() == {
         "models": [
-            {"name": "clicks", "version": 2, "versions": [1, 2], "refused": []},
-            {"name": "likes", "version": 1, "versions": [1], "refused": []},
+            {"name": "clicks", "kind": "scorer", "version": 2, "versions": [1, 2], "refused": []},
+            {"name": "likes", "kind": "scorer", "version": 1, "versions": [1], "refused": []},
         ]
     }
     about = client.get("/v1/models/clicks").json()

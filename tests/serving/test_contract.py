@@ -12,11 +12,12 @@ from schemathesis import GenerationMode
 from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from pipelines.bench.synthetic_towers import clustered, write_towers
 from serving.settings import ServingSettings
 from tests.handmade import make_bundle
 from tests.serving.live import service
 
-NAMES = {"name": ["clicks", "nobody"], "version": ["1", "7"]}
+NAMES = {"name": ["clicks", "shop", "nobody"], "version": ["1", "7"]}
 """Else hardly a request would get past its 404."""
 
 
@@ -24,6 +25,7 @@ NAMES = {"name": ["clicks", "nobody"], "version": ["1", "7"]}
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     repo: Path = tmp_path_factory.mktemp("repo")
     make_bundle(repo)
+    write_towers(repo, "shop", 1, clustered(400, 8, 12, seed=3))
     with service(repo, ServingSettings(poll_s=0, access_log=False)) as address:
         yield address
 
