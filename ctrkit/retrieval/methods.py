@@ -10,6 +10,8 @@ from ctrkit.config import ModelChoice
 from ctrkit.config_errors import explain
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.retrieval.baselines.als import AlsSettings, fit_als
+from ctrkit.retrieval.baselines.autorec import AutoRecSettings, fit_autorec
+from ctrkit.retrieval.baselines.boosting import BoostingSettings, fit_boosting
 from ctrkit.retrieval.baselines.bpr_mf import BprSettings, fit_bpr
 from ctrkit.retrieval.baselines.item_knn import ItemKnnSettings, fit_item_knn
 from ctrkit.retrieval.baselines.lightgcn import LightGcnSettings, fit_lightgcn
@@ -74,6 +76,8 @@ METHODS = {
         Method("als", "Hu, Koren & Volinsky, Collaborative Filtering for Implicit Feedback Datasets, ICDM 2008", AlsSettings, fit_als),
         Method("bpr_mf", "Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback, UAI 2009", BprSettings, fit_bpr),
         Method("lightgcn", "He et al., LightGCN, SIGIR 2020", LightGcnSettings, fit_lightgcn),
+        Method("autorec", "Sedhain et al., AutoRec, WWW 2015", AutoRecSettings, fit_autorec),
+        Method("boosting", "Ke et al., LightGBM, NeurIPS 2017, on features of users and items", BoostingSettings, fit_boosting),
         Method("sasrec", "Kang & McAuley, Self-Attentive Sequential Recommendation, ICDM 2018", SasRecSettings, fit_sasrec),
         Method("popularity", "the items with the most training events, the same for everyone", PopularitySettings, fit_popularity),
     )

@@ -9,6 +9,9 @@ import torch
 from scipy import sparse
 
 from ctrkit.retrieval.baselines.als import Als, AlsSettings
+from ctrkit.retrieval.baselines.autorec import AutoRec, AutoRecSettings, loss_of
+from ctrkit.retrieval.baselines.boosting import PairFeatures
+from ctrkit.retrieval.baselines.interactions import histories
 from ctrkit.retrieval.baselines.item_knn import ItemKnn, ItemKnnSettings, similarities
 from ctrkit.retrieval.baselines.lightgcn import LightGcn, LightGcnSettings, normalised_graph
 from ctrkit.retrieval.baselines.pairs import unseen_items
@@ -29,6 +32,8 @@ SEEN = sparse.csr_array(np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 0]], np.
         {"name": "als", "factors": 8},
         {"name": "bpr_mf", "factors": 8},
         {"name": "lightgcn", "factors": 8, "layers": 2},
+        {"name": "autorec", "hidden": 16, "users": 16},
+        {"name": "boosting", "trees": 30, "leaves": 8},
         {"name": "sasrec", "factors": 8, "blocks": 1, "length": 8},
     ],
     ids=lambda model: model["name"],
@@ -101,3 +106,40 @@ def test_sequences_are_cut_at_their_beginning_and_padded_at_their_end() -> None:
 def test_unseen_items_are_unseen() -> None:
     drawn = unseen_items(SEEN, np.repeat([0, 1], 200), np.arange(4), np.random.default_rng(0))
     assert set(drawn[:200]) == {2, 3} and set(drawn[200:]) == {3}
+
+
+def test_autorec_s_loss_is_the_paper_s_with_light_zeros() -> None:
+    torch.manual_seed(0)
+    model = AutoRec(4, 3)
+    seen = np.array([[1, 0, 0, 1], [0, 0, 1, 0]], np.float64)
+    v, mu, w, b = (parameter.detach().double().numpy() for parameter in (*model.encode.parameters(), *model.decode.parameters()))
+    rebuilt = 1 / (1 + np.exp(-(seen @ v.T + mu))) @ w.T + b
+    squares = (np.where(seen == 1, 1, 0.25) * (seen - rebuilt) ** 2).sum() / 2
+    wanted = squares + 0.3 / 2 * ((v**2).sum() + (w**2).sum())
+    found = loss_of(model, torch.from_numpy(seen).float(), AutoRecSettings(regularisation=0.3, unseen=0.25))
+    assert found.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_trees_see_the_same_of_a_pair_alone_and_in_the_catalogue(dataset: RetrievalDataset) -> None:
+    features, queries, items = PairFeatures(dataset), dataset.queries("test"), dataset.items.height
+    which = np.arange(5)
+    moments = features.moments(queries.event[which], histories(queries, which, items))
+    everything = features.all_pairs(moments)
+    row, item = np.repeat(which, items), np.tile(np.arange(items), 5)
+    np.testing.assert_allclose(features.pairs(moments, row, item), everything, rtol=1e-6)
+    one_less = features.pairs(moments, row[1:2], item[1:2], own=1)
+    differing = np.flatnonzero(one_less[0] != everything[1])
+    assert len(differing) == 1 and one_less[0, differing[0]] == pytest.approx(np.log1p(dataset.counts[1] - 1))
+    assert len(features.categorical) == 2 + 2, "colour and shape, taste and hour: no user, no item"
+
+
+def test_what_a_history_shares_with_an_item_is_the_mean_cosine(dataset: RetrievalDataset) -> None:
+    features, queries, items = PairFeatures(dataset), dataset.queries("test"), dataset.items.height
+    which = np.arange(1)
+    past = histories(queries, which, items)
+    found = features.all_pairs(features.moments(queries.event[which], past))[:, -3:]  # colour, shape, tags
+    raw, had = dataset.items, past.indices
+    for item in range(items):
+        same = np.mean([raw["colour"][int(other)] == raw["colour"][item] for other in had])
+        tags = np.mean([len(set(raw["tags"][int(other)]) & set(raw["tags"][item])) / 2 for other in had])
+        assert found[item] == pytest.approx([same, same, tags], abs=1e-6)

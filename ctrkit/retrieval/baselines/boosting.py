@@ -1,0 +1,165 @@
+"""Gradient-boosted trees (LightGBM; Ke et al., NeurIPS 2017) over what is known of a user and an item, scored for the whole catalogue.
+
+Trained to tell events from pairs of their users with items they never had. The trees see no ids: the features of the user and of the item,
+how often the item and the user occur in training, and for each feature of the items how much of the user's history shares this item's value.
+An event's own occurrence does not count for its item: the targets of a query were not counted either.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+from scipy import sparse
+
+from ctrkit import schema
+from ctrkit.retrieval.baselines.interactions import histories, interactions
+from ctrkit.retrieval.baselines.pairs import unseen_items
+from ctrkit.retrieval.dataset import RetrievalDataset
+from ctrkit.retrieval.events import Queries
+from ctrkit.retrieval.job import Fitted, Job
+from ctrkit.retrieval.rows import Bags, Rows
+
+_PAIRS_AT_ONCE, _ROWS_AT_ONCE = 1 << 19, 1 << 13
+
+
+class BoostingSettings(schema.Settings):
+    trees: int = Field(default=200, ge=1)
+    leaves: int = Field(default=31, ge=2)
+    learning_rate: float = Field(default=0.1, gt=0)
+    negatives: int = Field(default=4, ge=1, description="items that the user never had, for each event")
+    events: int = Field(default=200_000, ge=1, description="at most so many training events, drawn at random")
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Users at some moments: columns of their own, float32 ``[moments, columns]``, and their histories ``[moments, items]``, rows adding up to 1."""
+
+    columns: np.ndarray
+    history: Any
+
+
+class PairFeatures:
+    """The trees' columns."""
+
+    def __init__(self, dataset: RetrievalDataset) -> None:
+        self._dataset = dataset
+        items = dataset.encoded_items
+        key = dataset.item_key.name
+        columns, self._categorical = _columns(items, key)
+        self._item_columns = np.column_stack([*columns, np.zeros(items.count)]).astype(np.float32)  # the last is the count
+        self._counts = dataset.counts
+        fields = [(name, (ids, np.arange(items.count + 1))) for name, ids in items.ids.items() if name != key]
+        self._values = [_value_shares(bags) for _, bags in [*fields, *items.bags.items()]]
+
+    @property
+    def categorical(self) -> list[int]:
+        """Which columns are codes."""
+        users, codes = _columns(self._dataset.encoded_users(np.zeros(1, np.int64)), self._dataset.user_key.name)
+        return [*self._categorical, *(self._item_columns.shape[1] + code for code in codes if code < len(users))]
+
+    def moments(self, events: np.ndarray, history: Any) -> Moments:
+        """
+        Args:
+            events: whose users and contexts.
+            history: 1 where an item was had before, ``[events, items]``.
+        """
+        columns, _ = _columns(self._dataset.encoded_users(events), self._dataset.user_key.name)
+        lengths = np.asarray(history.sum(1), np.float32)
+        shares = sparse.diags_array(1 / np.maximum(lengths, 1)) @ history
+        return Moments(np.column_stack([*columns, np.log1p(lengths)]).astype(np.float32), sparse.csr_array(shares))
+
+    def pairs(self, moments: Moments, row: np.ndarray, item: np.ndarray, own: int = 0) -> np.ndarray:
+        """float32 ``[pairs, columns]`` of moments and items.
+
+        Args:
+            own: occurrences of each item that do not count.
+        """
+        items = self._item_columns[item]
+        items[:, -1] = np.log1p(self._counts[item] - own)
+        shared = [_shared(moments.history @ values, values, row, item) for values in self._values]
+        return np.column_stack([items, moments.columns[row], *shared]).astype(np.float32, copy=False)
+
+    def all_pairs(self, moments: Moments) -> np.ndarray:
+        """The same of every moment with every item, ``[moments * items, columns]``."""
+        count, items = len(moments.columns), len(self._item_columns)
+        catalogue = self._item_columns.copy()
+        catalogue[:, -1] = np.log1p(self._counts)
+        shared = [np.asarray((moments.history @ values @ values.T).toarray(), np.float32).reshape(-1) for values in self._values]
+        return np.column_stack([np.tile(catalogue, (count, 1)), np.repeat(moments.columns, items, axis=0), *shared])
+
+
+class Boosting:
+    """
+    Args:
+        trees: a LightGBM booster.
+    """
+
+    def __init__(self, trees: Any, features: PairFeatures, items: int, threads: int) -> None:
+        self._trees, self._features, self._items, self._threads = trees, features, items, threads
+
+    def scores(self, queries: Queries, which: np.ndarray) -> np.ndarray:
+        size = max(1, _PAIRS_AT_ONCE // self._items)
+        parts = []
+        for start in range(0, len(which), size):
+            part = which[start : start + size]
+            moments = self._features.moments(queries.event[part], histories(queries, part, self._items))
+            found = self._trees.predict(self._features.all_pairs(moments), raw_score=True, num_threads=self._threads)
+            parts.append(found.reshape(len(part), -1))
+        return np.concatenate(parts)
+
+
+def fit_boosting(job: Job, settings: BoostingSettings) -> Fitted:
+    import lightgbm
+
+    dataset, training = job.dataset, job.experiment.training
+    random = np.random.default_rng(training.seed)
+    index = dataset.events.of_split("train")
+    index = np.sort(random.permutation(index)[: settings.events])
+    features = PairFeatures(dataset)
+    items = dataset.items.height
+    moments = features.moments(index, _matrix(dataset.events.histories(index), items))
+    rows = np.repeat(np.arange(len(index)), settings.negatives)
+    others = unseen_items(interactions(dataset), dataset.events.user[index][rows], np.flatnonzero(dataset.counts), random)
+    events = features.pairs(moments, np.arange(len(index)), dataset.events.item[index], own=1)
+    table = np.concatenate([events, features.pairs(moments, rows, others)])
+    labels = np.concatenate([np.ones(len(index)), np.zeros(len(rows))])
+    threads = training.threads or 0
+    parameters = {
+        "objective": "binary",
+        "num_leaves": settings.leaves,
+        "learning_rate": settings.learning_rate,
+        "seed": training.seed,
+        "deterministic": True,
+        "num_threads": threads,
+        "verbosity": -1,
+    }
+    data = lightgbm.Dataset(table, labels, categorical_feature=features.categorical)
+    trees = lightgbm.train(parameters, data, settings.trees)
+    return Fitted(Boosting(trees, features, items, threads), params=settings.trees * settings.leaves)
+
+
+def _columns(rows: Rows, key: str) -> tuple[list[np.ndarray], list[int]]:
+    """Single-valued columns but the key, and which of them are codes."""
+    codes = [ids for name, ids in rows.ids.items() if name != key]
+    return [*codes, *rows.numbers.values()], list(range(len(codes)))
+
+
+def _matrix(bags: Bags, columns: int) -> Any:
+    values, offsets = bags
+    return sparse.csr_array((np.ones(len(values), np.float32), values, offsets), shape=(len(offsets) - 1, columns))
+
+
+def _value_shares(bags: Bags) -> Any:
+    """``[items, values]``, rows of length 1: the inner product of two items is the cosine of their values."""
+    found = _matrix(bags, int(bags[0].max(initial=0)) + 1)
+    found.sum_duplicates()
+    lengths = np.sqrt(np.asarray(found.multiply(found).sum(1)))
+    return sparse.csr_array(sparse.diags_array(1 / np.maximum(lengths, 1e-12)) @ found)
+
+
+def _shared(profiles: Any, values: Any, row: np.ndarray, item: np.ndarray) -> np.ndarray:
+    """Inner products of some rows of both."""
+    parts = [slice(start, start + _ROWS_AT_ONCE) for start in range(0, len(row), _ROWS_AT_ONCE)]
+    found = [np.asarray(profiles[row[part]].multiply(values[item[part]]).sum(1), np.float32) for part in parts]
+    return np.concatenate([np.zeros(0, np.float32), *found])
