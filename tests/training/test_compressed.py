@@ -56,7 +56,11 @@ def test_the_same_seed_gives_the_same_vectors(experiment: Callable[..., Experime
 
 @pytest.mark.parametrize(
     "method",
-    ["compositional", "dhe", "alpt", "deeplight", "dedup", "optembed", "pep", "mgqe", "autodim", "autosrh", "double_hash", "pq", "svd"],
+    [
+        *("compositional", "dedup", "autosrh"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dhe", "alpt", "deeplight", "optembed", "pep", "mgqe", "autodim")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("double_hash", "pq", "svd")),
+    ],
 )
 def test_two_processes_learn_what_one_learns(method: str, experiment: Callable[..., Experiment], dataset: Dataset, tmp_path: Path) -> None:
     settings = experiment(epochs=2, model={"name": "dnn", "hidden": [16]}, embedding=compressed(method), precision="fp32")

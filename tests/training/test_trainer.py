@@ -121,7 +121,7 @@ def test_the_same_seed_gives_the_same_bits(experiment: Make, dataset: Dataset, u
 
 def test_the_best_weights_are_kept_and_scored(experiment: Make, dataset: Dataset) -> None:
     """Overfitting at once: the best is far from the last."""
-    result, shown = run(experiment(epochs=9, patience=3, embedding={"learning_rate": 1.0}, learning_rate=0.05), dataset)
+    result, shown = run(experiment(epochs=30, patience=3, embedding={"learning_rate": 1.0}, learning_rate=0.05), dataset)
     assert "Stopped: auc-logloss did not improve in 3 evaluations (training.patience)" in shown
     valid = records(result, "valid")
     best = max(valid, key=lambda r: r["auc"] - r["logloss"])
