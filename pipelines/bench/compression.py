@@ -8,7 +8,7 @@ go on where they were stopped; the report is of all that the folder holds, so th
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,14 +23,17 @@ from ctrkit.config import Compression, Experiment, UnifiedEmbedding
 from ctrkit.config_file import load_config
 from ctrkit.embeddings.compression.registry import check_compression, methods
 from ctrkit.errors import CtrkitError
+from ctrkit.training.run import read_result
 from pipelines.bench.compression_report import write_report
 from pipelines.bench.latency import Scale
 from pipelines.bench.lookups import lookup_ratio
-from pipelines.bench.trials import Trial, Trials, write_experiment
+from pipelines.bench.trials import Settings, Trial, Trials, write_experiment
 from pipelines.prepare import prepared
 from pipelines.terminal import Terminal
 
 NONE = "none"
+Cost = tuple[Settings, int]
+"""What a trial's size and speed are kept by: its settings and its seed."""
 _SETTING = "embedding.compression="
 BUDGETS, QUICK_BUDGETS = (0.5, 0.1, 0.01, 0.001), (0.1, 0.01)
 QUICK_SETTINGS = ("training.epochs=1",)
@@ -131,9 +134,10 @@ def bench_compression(
         references = [trials.results[trial] for choice, trial in plan if choice.method == NONE and trial in trials.results]
         if not references:
             raise CtrkitError("the uncompressed table could not be trained: there is nothing to compare with", "See the messages above")
-        runs = list({trial.settings: result["run"] for trial, result in sorted(trials.results.items(), key=_seed, reverse=True)}.values())
-        bar = progress.add_task("Exporting and timing", total=len(runs))
-        costs = _costs(runs, references[0]["run"], out, QUICK_CALLS if quick else CALLS, say, lambda: progress.advance(bar))
+        first = {trial.settings: trial for trial in sorted(trials.results, key=lambda trial: trial.seed, reverse=True)}
+        weighed = {trial: trials.results[trial] for trial in first.values()}
+        bar = progress.add_task("Exporting and timing", total=len(weighed))
+        costs = _costs(weighed, references[0], out, QUICK_CALLS if quick else CALLS, say, lambda: progress.advance(bar))
     rows = [
         _row(experiment.name, Choice.of(trial.settings), trial, trials, costs, references[0]["embedding_bytes"])
         for trial in [*trials.results, *trials.refused]
@@ -159,38 +163,50 @@ def _choices(names: Sequence[str], budgets: Sequence[float]) -> list[Choice]:
     return [Choice(NONE, "the full table", 1.0), *compressed]
 
 
-def _seed(trial_and_result: tuple[Trial, dict[str, Any]]) -> int:
-    return trial_and_result[0].seed
-
-
 def _threads(processes: int) -> int | None:
     return None if processes == 1 else max(1, (os.cpu_count() or 1) // processes)
 
 
 def _costs(
-    runs: Sequence[str], reference: str, out: Path, calls: int, say: Callable[[str], object], ended: Callable[[], object]
-) -> dict[str, dict[str, Any]]:
-    """Size and speed of each run, by its folder; measured once, kept in ``costs.jsonl``. A run that cannot be exported is said and left out."""
+    weighed: Mapping[Trial, dict[str, Any]],
+    reference: dict[str, Any],
+    out: Path,
+    calls: int,
+    say: Callable[[str], object],
+    ended: Callable[[], object],
+) -> dict[Cost, dict[str, Any]]:
+    """Size and speed of each trial; measured once, kept in ``costs.jsonl``. One that cannot be exported is said and left out."""
     file = out / "costs.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    costs = {line.pop("run"): line for line in lines}
+    costs: dict[Cost, dict[str, Any]] = {(tuple(line.pop("settings")), line.pop("seed")): line for line in lines}
     with TemporaryDirectory(dir=out) as folder:
         scale: Scale | None = None
-        for run in runs:
-            if run not in costs:
-                scale = scale or Scale(Path(reference), Path(folder), calls)
+        for trial, result in weighed.items():
+            key = trial.settings, trial.seed
+            if key not in costs:
                 try:
-                    costs[run] = {**scale.weigh(Path(run)), "lookup_ratio": lookup_ratio(Path(run))}
+                    scale = scale or Scale(_run_of(reference), Path(folder), calls)
+                    run = _run_of(result)
+                    costs[key] = {**scale.weigh(run), "lookup_ratio": lookup_ratio(run)}
                 except CtrkitError as error:
-                    say(f"{run}: {error}")
+                    say(f"{result['run']}: {error}")
                 else:
                     with file.open("a") as lines_so_far:
-                        lines_so_far.write(json.dumps({"run": run, **costs[run]}) + "\n")
+                        lines_so_far.write(json.dumps({"settings": trial.settings, "seed": trial.seed, **costs[key]}) + "\n")
             ended()
     return costs
 
 
-def _row(data: str, choice: Choice, trial: Trial, trials: Trials, costs: dict[str, dict[str, Any]], full_bytes: int) -> dict[str, Any]:
+def _run_of(result: dict[str, Any]) -> Path:
+    """The folder of a trial's run. Raises CtrkitError if it is gone, or holds another run by now: folders are numbered."""
+    run = Path(result["run"])
+    there = read_result(run)
+    if there is None or (there.seed, there.seconds) != (result["seed"], result["seconds"]):
+        raise CtrkitError("the run is no longer there, so its size and speed cannot be measured", "Keep the runs until the report is made")
+    return run
+
+
+def _row(data: str, choice: Choice, trial: Trial, trials: Trials, costs: dict[Cost, dict[str, Any]], full_bytes: int) -> dict[str, Any]:
     row = {"data": data, "method": choice.method, "kind": choice.kind, "budget": choice.budget, "seed": trial.seed}
     if trial in trials.refused:
         return {**row, "reached": False, "message": trials.refused[trial]}
@@ -201,5 +217,5 @@ def _row(data: str, choice: Choice, trial: Trial, trials: Trials, costs: dict[st
         **{f"{split}_{metric}": result[split][metric] for split in ("valid", "test") for metric in ("auc", "logloss")},
         **{key: result[key] for key in ("embedding_bytes", "seconds", "params", "run")},
         "share": result["embedding_bytes"] / full_bytes,
-        **costs.get(result["run"], {}),
+        **costs.get((trial.settings, trial.seed), {}),
     }

@@ -87,6 +87,7 @@ class Trials:
                 self._say(f"{trial}: failed: {done.stderr.strip()[-500:]}")
             return None
         result = json.loads(done.stdout.strip().splitlines()[-1])
+        result["run"] = str(Path(result["run"]).resolve())
         self._say(f"{label}: test auc {result['test']['auc']:.4f}")
         self._record(trial, "result", result)
         self.results[trial] = result

@@ -1,5 +1,6 @@
 """Methods x budgets x seeds on a tiny log, trained and exported for real: resumed, refusals recorded, a report of the Parquet's figures."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,14 @@ def test_it_trains_resumes_refuses_and_reports(config: Path, tmp_path: Path, ctr
     assert [e.training.seed for e in trained] == [2, 2, 2]
     again = pl.read_parquet(out / "results.parquet").filter(seed=1)
     assert again.equals(frame), "what was measured is not measured anew"
+
+    shutil.rmtree(tmp_path / "out" / "runs")  # folders are numbered anew
+    trained.clear()
+    assert bench(2, "--method", "double_hash").status == 0
+    assert len(trained) == 4
+    later = pl.read_parquet(out / "results.parquet").filter(seed=1)
+    assert later.filter(pl.col("method") != "double_hash").equals(frame)
+    assert later.filter(method="double_hash")["bundle_bytes"].to_list() == [None, None], "what it is compared with is no longer there"
 
     trained.clear()
     other = bench(2, "--set", "training.batch_size=64")

@@ -26,7 +26,7 @@ def test_the_best_on_validation_is_reported_and_nothing_runs_twice(config: str, 
 
     def done(valid: float, test: float) -> Ended:
         metrics = {"valid": {"auc": valid, "logloss": 0.5}, "test": {"auc": test, "logloss": 0.4}}
-        return Ended(0, "Sharding plan\n" + json.dumps({**metrics, "params": 10, "samples_per_s": 5.0}), "")
+        return Ended(0, "Sharding plan\n" + json.dumps({**metrics, "run": "out/runs/1", "params": 10, "samples_per_s": 5.0}), "")
 
     def run(arguments: list[str], threads: int | None) -> Ended:
         overrides = tuple(part for part in arguments if "=" in part)

@@ -108,7 +108,7 @@ def fake_training(ran: list[Experiment]) -> Callable[..., Ended]:
         ran.append(experiment)
         valid = {"auc": 0.6 + experiment.embedding.learning_rate, "logloss": 0.5}
         test = {"auc": 0.7 + experiment.training.seed / 100, "logloss": 0.4}
-        said = {"valid": valid, "test": test, "params": 100, "samples_per_s": 5.0}
+        said = {"run": "out/runs/1", "valid": valid, "test": test, "params": 100, "samples_per_s": 5.0}
         return Ended(0, json.dumps(said), "")
 
     return run
