@@ -11,6 +11,7 @@ from pathlib import Path
 from ctrkit.bundle import MANIFEST_FILE, TOWERS_FILE, Bundle, model_names, versions
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.retrieval.bundle import RetrievalBundle
+from serving.compatible import check_features
 from serving.items import Changes
 from serving.journal import Journal
 from serving.model import Served, State, open_version
@@ -340,15 +341,7 @@ def _check_follows(bundle: Bundle | RetrievalBundle, now: Version) -> None:
 
 def _check_compatible(bundle: Bundle, now: Served) -> None:
     """Raises CtrkitError when requests that the model answers now would fail with the new version."""
-    features = {feature.name: feature for feature in bundle.features}
-    for old in now.bundle.features:
-        new = features.get(old.name)
-        if new is None or (new.kind, new.dtype) != (old.kind, old.dtype):
-            what = "lacks" if new is None else "has another type of"
-            raise CtrkitError(
-                f"version {bundle.manifest.version} {what} the feature '{old.name}' that version {now.version} answers to",
-                "Give it another name, or restart the service with it",
-            )
+    check_features(bundle.manifest.version, bundle.features, now.version, now.bundle.features)
     if bundle.tasks != now.bundle.tasks:
         raise CtrkitError(f"version {bundle.manifest.version} predicts other labels than version {now.version}", "Give it another name")
 

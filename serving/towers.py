@@ -13,6 +13,7 @@ from ctrkit.retrieval.bundle import ITEMS_AT_ONCE, KEY, RetrievalBundle, open_re
 from ctrkit.retrieval.index import INDEX_FOLDER, ApproximateIndex, ExactIndex, ItemIndex
 from ctrkit.schema import Feature
 from serving.answering import Answering
+from serving.compatible import check_features
 from serving.items import ItemTable, Row, View, columns_to_frame
 from serving.search import search
 from serving.settings import ServingSettings
@@ -84,17 +85,8 @@ def open_towers(folder: Path, threads: int) -> RetrievalBundle:
 
 def check_compatible(new: RetrievalBundle, now: RetrievalBundle) -> None:
     """Raises CtrkitError when requests that the towers answer now, or items that were added to them, would not fit the new version."""
-    sides = ((new.manifest.user_features, now.manifest.user_features), (item_columns(new), item_columns(now)))
-    for has, wants in sides:
-        features = {feature.name: feature for feature in has}
-        for old in wants:
-            found = features.get(old.name)
-            if found is None or (found.kind, found.dtype) != (old.kind, old.dtype):
-                what = "lacks" if found is None else "has another type of"
-                raise CtrkitError(
-                    f"version {new.manifest.version} {what} the feature '{old.name}' that version {now.manifest.version} answers to",
-                    "Give it another name, or restart the service with it",
-                )
+    for has, wants in ((new.manifest.user_features, now.manifest.user_features), (item_columns(new), item_columns(now))):
+        check_features(new.manifest.version, has, now.manifest.version, wants)
     if new.manifest.item_key != now.manifest.item_key:
         raise CtrkitError(f"version {new.manifest.version} has other keys of items than version {now.manifest.version}")
 
