@@ -160,7 +160,9 @@ def retrieval(
     ] = None,
     peer: Annotated[
         Path | None,
-        typer.Option("--peer-python", metavar="PYTHON", help="The Python that RecBole 1.2 is installed for.", show_default=False),
+        typer.Option(
+            "--peer-python", metavar="PYTHON", help="The Python that RecBole 1.2 and scipy<1.12 are installed for.", show_default=False
+        ),
     ] = None,
     out: Out = Path("out/bench-retrieval"),
     overrides: Overrides = None,

@@ -1,6 +1,6 @@
 """Trains a model of RecBole on what ``pipelines.bench.recbole`` wrote and ranks the catalogue for its queries.
 
-Run as ``PYTHON recbole_script.py FOLDER MODEL SEED LENGTH`` by a Python that has RecBole 1.2; it knows nothing of ctrkit. Settings are
+Run as ``PYTHON recbole_script.py FOLDER MODEL SEED LENGTH`` by a Python that has RecBole 1.2.1 and scipy<1.12 (its LightGCN needs it); it knows nothing of ctrkit. Settings are
 RecBole's own defaults, but that it evaluates every fifth epoch: it stops when NDCG@10 on validation has not risen for fifteen epochs, and
 takes the weights that were best.
 """
