@@ -285,13 +285,21 @@ def serving(
         list[int] | None,
         typer.Option("--concurrency", min=1, max=200, help="Connections. Repeatable; default 1, 16, 64.", show_default=False),
     ] = None,
+    workers: Annotated[
+        list[int] | None,
+        typer.Option("--workers", min=1, max=64, help="Processes that answer. Repeatable; default 1.", show_default=False),
+    ] = None,
+    peer_python: Annotated[
+        Path | None,
+        typer.Option(metavar="PYTHON", help="Interpreter with ctrkit[serving], litserve and bentoml: measures these two too."),
+    ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, max=86_400, help="Of each load, or of the soak.")] = 3,
     soak: Annotated[bool, typer.Option("--soak", help="One load while new versions arrive: count failures, watch memory.")] = False,
     reload_every: Annotated[float, typer.Option(min=0.1, help="Soak: seconds between two versions.")] = 5,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("out/bench-serving"),
     json: Json = False,
 ) -> None:
-    """Requests a second and latency over HTTP, beside the same ONNX model behind plain FastAPI and pydantic."""
+    """Requests a second and latency over HTTP, beside the same ONNX model behind plain FastAPI, LitServe and BentoML."""
     with training_terminal(json) as screen:
         if soak:
             from pipelines.bench.soak import bench_soak
@@ -300,4 +308,5 @@ def serving(
             return
         from pipelines.bench.serving import bench_serving
 
-        screen.result(bench_serving(repo, rows or [1, 100, 1000], concurrency or [1, 16, 64], seconds, out, screen))
+        loads = (rows or [1, 100, 1000], concurrency or [1, 16, 64], workers or [1])
+        screen.result(bench_serving(repo, *loads, seconds, peer_python, out, screen))

@@ -1,26 +1,27 @@
 """The service one writes first: FastAPI, a pydantic model for a row, a NumPy array for each column, ``session.run``.
 
-Run as ``python -m pipelines.bench.plain_service BUNDLE PORT``. It answers ``POST /score`` as ``ctrkit serve`` answers ``:score``.
+Run as ``python -m pipelines.bench.plain_service BUNDLE WORKERS PORT``. It answers ``POST /score`` as ``ctrkit serve`` answers ``:score``.
 """
 
+import os
 import sys
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel, create_model
 
-from ctrkit.bundle import MODEL_FILE, open_bundle, output_names
-from ctrkit.schema import MISSING_INT, Feature, Kind
+from ctrkit.bundle import open_bundle
+from ctrkit.schema import Feature, Kind
+from pipelines.bench.peer_feed import PlainModel
+
+BUNDLE = "CTRKIT_BENCH_BUNDLE"
+"""Environment variable with the bundle's path: each worker makes its own app."""
 
 
-def plain_app(bundle_path: str) -> FastAPI:
-    """The app for a bundle whose multi-valued cells are lists."""
-    bundle = open_bundle(bundle_path)
-    session = onnxruntime.InferenceSession(str(bundle.path / MODEL_FILE), providers=["CPUExecutionProvider"])
-    names = list(output_names(bundle.tasks))
+def plain_app() -> FastAPI:
+    bundle = open_bundle(os.environ[BUNDLE])
+    model = PlainModel(bundle)
     fields: dict[str, Any] = {feature.name: (_type(feature) | None, None) for feature in bundle.features}
     row_model = create_model("Row", **fields)
 
@@ -34,20 +35,7 @@ def plain_app(bundle_path: str) -> FastAPI:
 
     @app.post("/score")
     def score(request: Request) -> Response:
-        feed: dict[str, np.ndarray] = {}
-        for feature in bundle.features:
-            values = [getattr(row, feature.name) for row in request.rows]
-            if feature.kind is Kind.NUMERIC:
-                feed[feature.name] = np.array([np.nan if value is None else value for value in values], np.float64)
-                continue
-            missing, dtype = ("", object) if feature.dtype == "string" else (MISSING_INT, np.int64)
-            if feature.multi_valued:
-                bags = [value or [] for value in values]
-                feed[f"{feature.name}.values"] = np.array([element for bag in bags for element in bag], dtype)
-                feed[f"{feature.name}.lengths"] = np.array([len(bag) for bag in bags], np.int64)
-            else:
-                feed[feature.name] = np.array([missing if value is None else value for value in values], dtype)
-        return Response(probabilities=np.asarray(session.run(names, feed)[0]).tolist())
+        return Response(probabilities=model.score(lambda name: [getattr(row, name) for row in request.rows]))
 
     return app
 
@@ -58,4 +46,7 @@ def _type(feature: Feature) -> Any:
 
 
 if __name__ == "__main__":
-    uvicorn.run(plain_app(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]), log_level="warning")
+    os.environ[BUNDLE] = sys.argv[1]
+    workers, port = int(sys.argv[2]), int(sys.argv[3])
+    app = "pipelines.bench.plain_service:plain_app"
+    uvicorn.run(app, factory=True, host="127.0.0.1", port=port, workers=workers, log_level="warning")

@@ -18,7 +18,8 @@ import polars as pl
 from ctrkit.retrieval.index import INDEX_FOLDER, ApproximateIndex, ExactIndex, ItemIndex, overlap
 from pipelines.bench.load import request
 from pipelines.bench.page import Heading, Paragraph, Table, write_page
-from pipelines.bench.serving import closed, figures, service_process
+from pipelines.bench.service_process import service_process
+from pipelines.bench.serving import closed, figures
 from pipelines.bench.synthetic_towers import COLOURS, clustered, write_towers
 from pipelines.terminal import Terminal
 

@@ -1,22 +1,13 @@
-"""``ctrkit bench serving``: requests a second and latency of ``ctrkit serve``, beside the same ONNX file behind plain FastAPI.
+"""``ctrkit bench serving``: requests a second and latency of ``ctrkit serve``, beside others around the same ONNX file.
 
-Both services run in processes of their own on this machine, asked by a load generator in a third: with few cores the three share
-them. The same rows go to both, one service after the other in each cell of the table.
+Services run one after another in processes of their own on this machine, asked by a load generator in this one: with few cores all share
+them. The same rows go to all.
 """
 
 import asyncio
-import os
-import re
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -27,29 +18,37 @@ from ctrkit.bundle import Bundle, model_names, open_bundle
 from ctrkit.errors import CtrkitError
 from ctrkit.feeds import rows_to_columns
 from pipelines.bench.load import Load, closed_loop, open_loop, request
-from pipelines.bench.page import Heading, Paragraph, Table, write_page
+from pipelines.bench.service_process import processor_seconds, service_process
+from pipelines.bench.services import Service, all_services, mean_stages
+from pipelines.bench.serving_report import write_report
 from pipelines.terminal import Terminal
 
-START_SECONDS = 60
 BODIES = 50
 """Different requests of each size."""
 
 OPEN_SHARE = 0.5
 """The open loop's rate, of what the plain service answered in the closed loop."""
 
-STAGES = ("read", "parse", "queue", "run", "answer", "total")
-
 
 def bench_serving(
-    repo: Path, rows: Sequence[int], concurrency: Sequence[int], seconds: float, out: Path, screen: Terminal
+    repo: Path,
+    rows: Sequence[int],
+    concurrency: Sequence[int],
+    workers: Sequence[int],
+    seconds: float,
+    peer_python: Path | None,
+    out: Path,
+    screen: Terminal,
 ) -> list[dict[str, Any]]:
-    """One row a service, a number of candidates and a concurrency; writes ``serving.parquet``, ``report.md`` and ``report.html``.
+    """One row a service, a number of workers, of candidates and of connections; writes ``serving.parquet``, ``report.md``, ``report.html``.
 
     Args:
         repo: a model repository; its first model is asked.
         rows: candidates of a request.
         concurrency: connections.
+        workers: processes of each service that answer.
         seconds: of each load.
+        peer_python: that has LitServe and BentoML beside ctrkit; without it neither is measured.
         out: folder of the results.
 
     Raises:
@@ -59,43 +58,43 @@ def bench_serving(
     bundle = open_bundle(repo / name, threads=1)
     if bundle.tasks:
         raise CtrkitError(f"the model '{name}' has several tasks", "Bench one that predicts one label")
-    draws = {count: draw_requests(bundle, count) for count in rows}
-    alone = {count: _alone(bundle, draws[count][0]) for count in rows}
-    bodies = {count: [orjson.dumps({"rows": draw}) for draw in draws[count]] for count in rows}
-    path = f"/v1/models/{name}:score"
     measured: list[dict[str, Any]] = []
-    ours = [sys.executable, "-m", "pipelines.cli", "serve", str(repo)]
-    plain = [sys.executable, "-m", "pipelines.bench.plain_service", str(bundle.path)]
-    with service_process([*ours, "--port"], "/readyz") as our_service, service_process(plain, "/openapi.json") as plain_service:
-        sides = (("plain", plain_service, "/score"), ("ctrkit", our_service, path))
+    for processes in workers:
+        services = all_services(repo, name, bundle.path, processes, peer_python)
         for count in rows:
-            for side, (port, _), where in sides:  # both warm
-                closed(port, [request(where, body) for body in bodies[count]], 1, min(seconds, 0.5), side)
-            for connections in concurrency:
-                rate = 0.0
-                for side, (port, process), where in sides:
-                    requests = [request(where, body) for body in bodies[count]]
-                    before = _stages(port) if side == "ctrkit" else {}
-                    processor = processor_seconds(process)
-                    load = closed(port, requests, connections, seconds, side)
-                    processor = processor_seconds(process) - processor
-                    after = _stages(port) if side == "ctrkit" else {}
-                    rate = rate or max(1.0, OPEN_SHARE * len(load.latencies) / load.seconds)
-                    opened = asyncio.run(open_loop(port, requests, connections, seconds, rate))
-                    stages = {f"{stage}_ms": _mean(before, after, stage) for stage in STAGES} if after else {}
-                    measured.append(
-                        {"side": side, "rows": count, "concurrency": connections, "graph_ms": alone[count]}
-                        | figures(load)
-                        | {"cpu_ms": 1000 * processor / len(load.latencies)}
-                        | {"open_rate": rate, "open_dropped": opened.dropped, **{f"open_{k}": v for k, v in figures(opened).items()}}
-                        | stages
-                    )
+            draws = draw_requests(bundle, count)
+            alone = _alone(bundle, draws[0])
+            bodies = [orjson.dumps({"rows": draw}) for draw in draws]
+            rates: dict[int, float] = {}
+            for service in services:
+                for row in _measure(service, bodies, concurrency, seconds, rates):
+                    measured.append({"workers": processes, "rows": count, "graph_ms": alone} | row)
                     screen.console.print(_line(measured[-1]))
     out.mkdir(parents=True, exist_ok=True)
     pl.DataFrame(measured, infer_schema_length=None).write_parquet(out / "serving.parquet")
-    _report(measured, bundle, seconds, out)
+    write_report(measured, bundle, seconds, out)
     screen.console.print(f"wrote {out / 'report.md'}")
     return measured
+
+
+def _measure(
+    service: Service, bodies: Sequence[bytes], concurrency: Sequence[int], seconds: float, rates: dict[int, float]
+) -> Iterator[dict[str, Any]]:
+    """A service under both loads; the first one measured sets the open loop's rates."""
+    requests = [request(service.path, body) for body in bodies]
+    with service_process(service.command, service.ready) as (port, process):
+        closed(port, requests, 2 * service.workers, min(seconds, 1.0), service.name)  # warm
+        for connections in concurrency:
+            before, processor = service.stages(port), processor_seconds(process)
+            load = closed(port, requests, connections, seconds, service.name)
+            after, processor = service.stages(port), processor_seconds(process) - processor
+            rate = rates.setdefault(connections, max(1.0, OPEN_SHARE * len(load.latencies) / load.seconds))
+            opened = asyncio.run(open_loop(port, requests, connections, seconds, rate))
+            yield (
+                {"side": service.name, "concurrency": connections, **figures(load), "cpu_ms": 1000 * processor / len(load.latencies)}
+                | {"open_rate": rate, "open_dropped": opened.dropped, **{f"open_{key}": value for key, value in figures(opened).items()}}
+                | mean_stages(before, after)
+            )
 
 
 def draw_requests(bundle: Bundle, count: int) -> list[list[dict[str, Any]]]:
@@ -130,106 +129,8 @@ def figures(load: Load) -> dict[str, float]:
     return {"per_s": len(load.latencies) / load.seconds, "p50_ms": float(p50), "p99_ms": float(p99)}
 
 
-def _stages(port: int) -> dict[str, tuple[float, float]]:
-    """Sum and count of each stage so far."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
-        text = answer.read().decode()
-    found: dict[str, tuple[float, float]] = {}
-    for stage in STAGES:
-        pair = [re.search(rf'^ctrkit_stage_seconds_{what}{{.*stage="{stage}".*}} (\S+)$', text, re.MULTILINE) for what in ("sum", "count")]
-        found[stage] = (float(pair[0][1]), float(pair[1][1])) if pair[0] and pair[1] else (0.0, 0.0)
-    return found
-
-
-def _mean(before: dict[str, tuple[float, float]], after: dict[str, tuple[float, float]], stage: str) -> float:
-    count = after[stage][1] - before[stage][1]
-    return 1000 * (after[stage][0] - before[stage][0]) / count if count else float("nan")
-
-
-@contextmanager
-def service_process(command: list[str], ready: str) -> Iterator[tuple[int, int]]:
-    """A service in a process of its own; gives its port and the process's number, stops it at the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with TemporaryFile("w+") as said:
-        process = subprocess.Popen([*command, str(port)], stdout=said, stderr=said)
-        try:
-            deadline = time.monotonic() + START_SECONDS
-            while not _answers(f"http://127.0.0.1:{port}{ready}"):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    said.seek(0)
-                    lines = said.read().strip().splitlines() or ["it said nothing"]
-                    raise CtrkitError(f"a service did not start: {lines[-1]}", f"Try it alone: {' '.join(command)} {port}")
-                time.sleep(0.1)
-            yield port, process.pid
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def processor_seconds(process: int) -> float:
-    """User and system time that a process has used: fields 14 and 15 of ``/proc/<number>/stat``."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return False
-
-
 def _line(row: dict[str, Any]) -> str:
     return (
-        f"{row['side']:>6}, {row['rows']:>4} candidates, {row['concurrency']:>2} connections: "
+        f"{row['side']:>8} x {row['workers']}, {row['rows']:>4} candidates, {row['concurrency']:>2} connections: "
         f"{row['per_s']:,.0f} requests/s, p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms"
-    )
-
-
-def _report(measured: list[dict[str, Any]], bundle: Bundle, seconds: float, out: Path) -> None:
-    closed, opened, stages = [], [], []
-    pairs = zip(measured[::2], measured[1::2], strict=True)
-    for plain, ours in pairs:
-        cell = [f"{ours['rows']:,}", str(ours["concurrency"])]
-        closed.append(
-            [*cell, f"{ours['graph_ms']:.2f}"]
-            + [
-                f"{side[key]:,.{digits}f}"
-                for key, digits in (("per_s", 0), ("p50_ms", 2), ("p99_ms", 2), ("cpu_ms", 2))
-                for side in (ours, plain)
-            ]
-            + [f"{ours['per_s'] / plain['per_s']:.1f}"]
-        )
-        opened.append(
-            [*cell, f"{ours['open_rate']:,.0f}"]
-            + [f"{side[key]:,.2f}" for key in ("open_p50_ms", "open_p99_ms") for side in (ours, plain)]
-            + [f"{ours['open_dropped']} / {plain['open_dropped']}"]
-        )
-        stages.append([*cell, *(f"{ours[f'{stage}_ms']:.3f}" for stage in STAGES)])
-    about = (
-        f"Model {bundle.manifest.name}, {bundle.manifest.model}, {len(bundle.features)} features; {seconds:g} s a load. "
-        "Services and load generator share the machine's cores. Plain: FastAPI, a pydantic model a row, uvicorn's defaults without extras."
-    )
-    both = ["", "plain"]
-    heads = ["candidates", "connections"]
-    write_page(
-        "Serving",
-        [
-            Paragraph(about),
-            Heading("Closed loop: each connection sends its next request when the last is answered"),
-            Table(
-                [*heads, "graph alone, ms"]
-                + [f"{side} {what}".strip() for what in ("requests/s", "p50 ms", "p99 ms", "CPU ms a request") for side in both]
-                + ["ratio of requests/s"],
-                closed,
-            ),
-            Heading("Open loop: requests at random times, at half the rate that plain reached; latency from when they were due"),
-            Table([*heads, "rate/s"] + [f"{side} {what}".strip() for what in ("p50 ms", "p99 ms") for side in both] + ["dropped"], opened),
-            Heading("Where ctrkit's time goes: mean milliseconds of a request inside the service, closed loop"),
-            Table([*heads, *STAGES], stages),
-        ],
-        out,
     )

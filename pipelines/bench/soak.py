@@ -25,7 +25,8 @@ import orjson
 from ctrkit.bundle import MANIFEST_FILE, model_names, open_bundle
 from ctrkit.errors import CtrkitError
 from pipelines.bench.load import Connection, connect, request
-from pipelines.bench.serving import draw_requests, service_process
+from pipelines.bench.service_process import service_process
+from pipelines.bench.serving import draw_requests
 from pipelines.terminal import Terminal
 
 KEPT_VERSIONS = 3

@@ -1,4 +1,5 @@
 import asyncio
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -15,20 +16,31 @@ GOLDEN = [{"user": "u1", "age": 40, "price": 2.5, "tags": ["a"]}, {"user": None,
 
 def test_both_services_are_measured_and_reported(tmp_path: Path) -> None:
     make_bundle(tmp_path / "repo", golden=GOLDEN)
-    measured = bench_serving(tmp_path / "repo", [1, 5], [2], 0.3, tmp_path / "out", Terminal(as_json=True))
-    assert [(row["side"], row["rows"], row["concurrency"]) for row in measured] == [
-        (side, rows, 2) for rows in (1, 5) for side in ("plain", "ctrkit")
+    measured = bench_serving(tmp_path / "repo", [1, 5], [2], [1, 2], 0.3, None, tmp_path / "out", Terminal(as_json=True))
+    assert [(row["workers"], row["rows"], row["side"], row["concurrency"]) for row in measured] == [
+        (workers, rows, side, 2) for workers in (1, 2) for rows in (1, 5) for side in ("plain", "ctrkit")
     ]
     for row in measured:
         assert row["per_s"] > 0 and 0 < row["p50_ms"] <= row["p99_ms"] and row["cpu_ms"] >= 0
         if row["side"] == "ctrkit":
             parts = sum(row[f"{stage}_ms"] for stage in ("read", "parse", "queue", "run", "answer"))
             assert parts == pytest.approx(row["total_ms"], rel=1e-6) and row["graph_ms"] > 0
-    assert pl.read_parquet(tmp_path / "out/serving.parquet").height == 4
+    assert pl.read_parquet(tmp_path / "out/serving.parquet").height == 8
     report = (tmp_path / "out/report.md").read_text()
-    assert "| 5 | 2 |" in report and "Open loop" in report and (tmp_path / "out/report.html").is_file()
+    assert "| 1 | 5 | 2 |" in report and "| 2 | 1 | 2 |" in report and "Open loop" in report and (tmp_path / "out/report.html").is_file()
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "repo", golden=GOLDEN)
+    loads = ([1], [1], [1], 0.1)
     with pytest.raises(CtrkitError, match="no model repository"):
-        bench_serving(tmp_path / "nothing", [1], [1], 0.1, tmp_path / "out", Terminal(as_json=True))
+        bench_serving(tmp_path / "nothing", *loads, None, tmp_path / "out", Terminal(as_json=True))
+    with pytest.raises(CtrkitError, match="cannot run .*nowhere"):
+        bench_serving(tmp_path / "repo", *loads, tmp_path / "nowhere", tmp_path / "out", Terminal(as_json=True))
+    with pytest.raises(CtrkitError, match="No module named") as refused:
+        bench_serving(tmp_path / "repo", *loads, Path(sys.executable), tmp_path / "out", Terminal(as_json=True))
+    assert "litserve bentoml" in str(refused.value.remedy)
+    assert not (tmp_path / "out").exists()
 
 
 class Slow(asyncio.Protocol):
