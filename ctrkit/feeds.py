@@ -32,6 +32,7 @@ Columns = Mapping[str, np.ndarray | Bag]
 
 _shortened = reprlib.Repr()
 _shortened.maxstring = _shortened.maxlong = 80
+_NUMBERS, _INTEGERS, _TEXTS = {int, float, type(None)}, {int}, {str, type(None)}
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
 
@@ -132,6 +133,8 @@ def lists_to_columns(lists: Mapping[str, Any], features: Sequence[Feature]) -> d
 
 
 def _column(feature: Feature, values: list[Any]) -> np.ndarray | Bag:
+    if not feature.multi_valued and (column := _plain(feature, values)) is not None:
+        return column
     if feature.kind is Kind.NUMERIC:
         return np.array(_convert(feature, values, _number), np.float64)
     read, dtype = (_text, object) if feature.dtype == "string" else (_integer, np.int64)
@@ -139,6 +142,22 @@ def _column(feature: Feature, values: list[Any]) -> np.ndarray | Bag:
         return np.array(_convert(feature, values, read), dtype)
     bags = _convert(feature, values, lambda value: _bag(value, feature, read))
     return np.array([element for bag in bags for element in bag], dtype), np.array([len(bag) for bag in bags], np.int64)
+
+
+def _plain(feature: Feature, values: list[Any]) -> np.ndarray | None:
+    """The column at once, where all values have the types that JSON gives such a feature; None where each must be looked at."""
+    types = set(map(type, values))
+    try:
+        if feature.kind is Kind.NUMERIC:
+            return np.array(values, np.float64) if types <= _NUMBERS else None  # NumPy makes NaN of None
+        if feature.dtype == "int":
+            return np.array(values, np.int64) if types <= _INTEGERS else None
+    except OverflowError:
+        return None
+    if not types <= _TEXTS:
+        return None
+    texts = [value or "" for value in values]
+    return np.array(texts, object) if "".join(texts).isascii() else None
 
 
 def _convert(feature: Feature, values: list[Any], read: Callable[[Any], Any]) -> list[Any]:

@@ -29,7 +29,7 @@ class PlainModel:
 
     def score(self, values: Values) -> list[float]:
         """A probability a row."""
-        return self._session.run(self._outputs, _feed(self._features, values))[0].tolist()
+        return np.asarray(self._session.run(self._outputs, _feed(self._features, values))[0]).tolist()
 
 
 def _feed(features: Sequence[Feature], values: Values) -> dict[str, np.ndarray]:
