@@ -1,4 +1,4 @@
-"""Runs the README: every command of its ``bash`` blocks, in order, in an empty folder."""
+"""Runs the README and the guides: every command of their ``bash`` blocks, in order, in an empty folder."""
 
 import os
 import re
@@ -18,7 +18,9 @@ from ctrkit.models.registry import models
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+GUIDES = {path.name: path.read_text(encoding="utf8") for path in sorted((ROOT / "docs").glob("*.md"))}
+ALL = "\n".join([README, *GUIDES.values()])
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", ALL, re.MULTILINE | re.DOTALL)
 BIN = Path(sys.executable).parent
 
 
@@ -30,8 +32,8 @@ def commands() -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An empty folder with the README's YAML under the name that the text before it gives."""
-    for before, body in re.findall(r"`([\w-]+\.yaml)`[^`]*\n\n```yaml\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
+    """An empty folder with the documents' YAML under the name that the text before it gives."""
+    for before, body in re.findall(r"`([\w-]+\.yaml)`[^`]*\n\n```yaml\n(.*?)^```", ALL, re.MULTILINE | re.DOTALL):
         (tmp_path / before).write_text(body, encoding="utf8")
     return tmp_path
 
@@ -131,7 +133,8 @@ def test_the_first_config_is_short() -> None:
 
 def test_the_table_of_models_is_complete() -> None:
     for model in models():
-        assert f"| `{model.name}` | {model.paper} |" in README
+        assert f"| `{model.name}` | {model.paper} |" in GUIDES["models.md"]
+    assert f"the {len(models())} models" in README
 
 
 def test_the_table_of_settings_names_only_what_there_is() -> None:
@@ -139,12 +142,24 @@ def test_the_table_of_settings_names_only_what_there_is() -> None:
     from ctrkit.schema import Feature
 
     known = {name for group in (Experiment, Data, Split, Feature, Embedding, Training, Export) for name in group.model_fields}
-    table = re.search(r"\| key \| what.*?\n\n", README, re.DOTALL)
+    table = re.search(r"\| key \| what.*?\n\n", GUIDES["config.md"], re.DOTALL)
     assert table
     keys = [key for row in table[0].splitlines()[2:] if row for key in re.findall(r"`([\w.\[\]]+)`", row.split("|")[1])]
     assert len(keys) > 10
     for key in keys:
         assert key.strip(".").removesuffix("[]").split(".")[-1] in known, key
+
+
+@pytest.mark.parametrize(
+    "document", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.relative_to(ROOT).as_posix()
+)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", document.read_text(encoding="utf8")):
+        linked = document.parent / target if target else document
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf8"), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings], anchor
 
 
 @pytest.mark.parametrize("target", ["setup", "demo", "test", "test-slow", "lint", "format"])
