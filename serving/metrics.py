@@ -7,13 +7,14 @@ the model. Features are counted on a sample of rows, when somebody reads the met
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from ctrkit.bundle import output_names
+from ctrkit.bundle import Bundle, output_names
 from ctrkit.drift import present_codes
 from ctrkit.feeds import input_names
 from ctrkit.schema import Feature, Kind
@@ -67,7 +68,7 @@ class Metrics:
         for name, default, _ in answering:
             if default is not None:
                 self.version.labels(name).set(default)
-        self._models.keep([served for _, _, versions in answering for served in versions])
+        self._models.tell([served for _, _, versions in answering for served in versions])
         return generate_latest(self.registry)
 
 
@@ -134,14 +135,14 @@ class _Requests(Collector):
 class ModelMetrics:
     """What one version was asked and answered."""
 
-    def __init__(self, served: Served, settings: ServingSettings) -> None:
-        self.served = served
-        self.tasks = output_names(served.bundle.tasks)
+    def __init__(self, bundle: Bundle, settings: ServingSettings) -> None:
+        self.bundle = bundle
+        self.tasks = output_names(bundle.tasks)
         self.seconds = Distribution(SECONDS, len(STAGES))
         self.rows = Distribution(ROWS, 2)
         self.scores = Distribution(SCORES, len(self.tasks))
-        self.values = {feature.name: np.zeros(3, np.int64) for feature in served.bundle.features}
-        self.drift = Drift(served.bundle, settings.drift_rows, settings.drift_min_rows)
+        self.values = {feature.name: np.zeros(3, np.int64) for feature in bundle.features}
+        self.drift = Drift(bundle, settings.drift_rows, settings.drift_min_rows)
         self._sample: list[tuple[Feed, int, np.ndarray]] = []
         self._sample_rows = 0
 
@@ -169,7 +170,7 @@ class ModelMetrics:
             return
         rows = sum(rows for _, rows, _ in sample)
         binned = {}
-        for feature in self.served.bundle.features:
+        for feature in self.bundle.features:
             columns = [np.concatenate([feed[name] for feed, _, _ in sample]) for name in input_names(feature)]
             missing, unknown, counts = self._counted(feature, *columns)
             self.values[feature.name] += (rows, missing, unknown)
@@ -185,7 +186,7 @@ class ModelMetrics:
         bins = self.drift.features.get(feature.name)
         if feature.kind is Kind.NUMERIC:
             return int(np.isnan(values).sum()), 0, bins and bins.count_numbers(values)
-        known = self.served.bundle.known_values
+        known = self.bundle.known_values
         codes, missing = present_codes(feature, values, lengths)
         vocabulary = feature.of or feature.name
         unknown = known.unknown_codes(vocabulary, codes) if known is not None and vocabulary in known else 0
@@ -194,23 +195,23 @@ class ModelMetrics:
 
 
 class _Models(Collector):
-    """Every version's metrics."""
+    """Every version's metrics, for as long as somebody has the version: a reader of metrics there need not be."""
 
     def __init__(self, settings: ServingSettings) -> None:
         self._settings = settings
         self._counting = threading.Lock()
-        self._models: dict[tuple[str, int], ModelMetrics] = {}
+        self._models: WeakKeyDictionary[Answering, ModelMetrics] = WeakKeyDictionary()
+        self._told: WeakSet[Answering] = WeakSet()
 
     def of(self, served: Served) -> ModelMetrics:
-        key = served.name, served.version
-        known = self._models.get(key)
-        if known is None or known.served is not served:
-            known = self._models[key] = ModelMetrics(served, self._settings)
+        known = self._models.get(served)
+        if known is None:
+            known = self._models[served] = ModelMetrics(served.bundle, self._settings)
         return known
 
-    def keep(self, answering: Sequence[Answering]) -> None:
-        """Forgets all others."""
-        self._models = {key: known for key, known in self._models.items() if known.served in answering}
+    def tell(self, answering: Sequence[Answering]) -> None:
+        """From now on of these only."""
+        self._told = WeakSet(answering)
 
     def collect(self) -> Iterator[Any]:
         labels = ["model", "version"]
@@ -230,8 +231,11 @@ class _Models(Collector):
         index = "Population stability index of {} in the window against {}: below 0.1 no change, above 0.25 one that matters"
         drift = GaugeMetricFamily("ctrkit_feature_drift", index.format("a feature", "the training"), labels=[*labels, "feature"])
         score_drift = GaugeMetricFamily("ctrkit_score_drift", index.format("scores", "held-out rows"), labels=[*labels, "task"])
-        for (name, version), model in list(self._models.items()):
-            about = [name, str(version)]
+        for served in sorted(self._told, key=lambda served: (served.name, served.version)):
+            model = self._models.get(served)
+            if model is None:
+                continue
+            about = [served.name, str(served.version)]
             for stage, (buckets, total) in zip(STAGES, model.seconds.read(), strict=True):
                 stages.add_metric([*about, stage], buckets, total)
             for family, (buckets, total) in zip((rows, batches), model.rows.read(), strict=True):
@@ -244,8 +248,8 @@ class _Models(Collector):
             for family, indices in ((drift, model.drift.of_features()), (score_drift, model.drift.of_scores())):
                 for what, value in indices.items():
                     family.add_metric([*about, what], value)
-            known = model.served.bundle.known_values or ()
-            for feature in model.served.bundle.features:
+            known = model.bundle.known_values or ()
+            for feature in model.bundle.features:
                 counted = model.values[feature.name].tolist()
                 sampled.add_metric([*about, feature.name], counted[0])
                 missing.add_metric([*about, feature.name], counted[1])

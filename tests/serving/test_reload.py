@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import pytest
 
 from ctrkit.bundle import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, Manifest, describe_files
 from ctrkit.errors import CtrkitError
-from serving.model import best_batch, within
+from serving.model import Served, best_batch, within
 from serving.problems import UnknownModel
 from serving.repository import Repository
 from serving.settings import ServingSettings
@@ -79,6 +80,19 @@ def test_a_new_version_takes_over_without_a_failed_request(tmp_path: Path) -> No
     shifts = {1: 0.0, 2: 2.0, 3: 3.0, 4: 4.0}
     for _, answer in answers:
         assert answer["probabilities"] == [pytest.approx(probability({"user": "u1"}, shifts[answer["version"]]), rel=1e-5)]
+
+
+def test_versions_that_are_gone_are_let_go_of_though_nobody_reads_metrics(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    with service(tmp_path, ServingSettings(poll_s=0.05, live_versions=2)) as address:
+        for version in range(1, 7):
+            make_bundle(tmp_path / "made", version=version + 1)
+            wait_until(lambda: score(address)["version"] == version)  # noqa: B023
+            (tmp_path / "made/clicks" / str(version + 1)).rename(tmp_path / "clicks" / str(version + 1))
+        wait_until(lambda: score(address)["version"] == 7)
+        gc.collect()
+        there = {one.version for one in gc.get_objects() if isinstance(one, Served) and one.bundle.path.is_relative_to(tmp_path)}
+    assert there == {6, 7}
 
 
 def test_the_newest_versions_are_live_and_the_latest_answers(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
