@@ -32,6 +32,7 @@ Columns = Mapping[str, np.ndarray | Bag]
 
 _shortened = reprlib.Repr()
 _shortened.maxstring = _shortened.maxlong = 80
+_NUMERIC, _CATEGORICAL = Kind.NUMERIC, Kind.CATEGORICAL  # an enum's members take a while to look up
 _NUMBERS, _INTEGERS, _TEXTS = {int, float, type(None)}, {int}, {str, type(None)}
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
@@ -135,20 +136,17 @@ def lists_to_columns(lists: Mapping[str, Any], features: Sequence[Feature]) -> d
 
 def _together(rows: Sequence[dict[str, Any]], features: Sequence[Feature]) -> dict[str, np.ndarray]:
     """The columns of all features of one type at once, where no value needs a look of its own: some microseconds a request, not a feature."""
-    names: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {"number": [], "string": [], "int": []}
     for feature in features:
-        if not feature.multi_valued:
-            names.setdefault(_type(feature), []).append(feature.name)
+        kind = feature.kind
+        if kind is _NUMERIC or kind is _CATEGORICAL:
+            names["number" if kind is _NUMERIC else feature.dtype].append(feature.name)
     columns: dict[str, np.ndarray] = {}
     for type_, same in names.items():
         array = _plain(type_, [row.get(name) for name in same for row in rows])
         if array is not None:
             columns.update(zip(same, array.reshape(len(same), len(rows)), strict=True))
     return columns
-
-
-def _type(feature: Feature) -> str:
-    return "number" if feature.kind is Kind.NUMERIC else feature.dtype
 
 
 def _plain(type_: str, values: list[Any]) -> np.ndarray | None:
@@ -168,12 +166,13 @@ def _plain(type_: str, values: list[Any]) -> np.ndarray | None:
 
 
 def _column(feature: Feature, values: list[Any]) -> np.ndarray | Bag:
-    if not feature.multi_valued and (column := _plain(_type(feature), values)) is not None:
+    type_ = "number" if feature.kind is _NUMERIC else feature.dtype
+    if not feature.multi_valued and (column := _plain(type_, values)) is not None:
         return column
-    if feature.kind is Kind.NUMERIC:
+    if type_ == "number":
         return np.array(_convert(feature, values, _number), np.float64)
     read, dtype = (_text, object) if feature.dtype == "string" else (_integer, np.int64)
-    if feature.kind is Kind.CATEGORICAL:
+    if feature.kind is _CATEGORICAL:
         return np.array(_convert(feature, values, read), dtype)
     bags = _convert(feature, values, lambda value: _bag(value, feature, read))
     return np.array([element for bag in bags for element in bag], dtype), np.array([len(bag) for bag in bags], np.int64)
