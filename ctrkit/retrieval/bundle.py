@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ctrkit.bundle import TOWERS_FILE, FileEntry, open_session, run_options, verify_files, versions
+from ctrkit.bundle import TOWERS_FILE, FileEntry, open_session, verify_files, versions
 from ctrkit.errors import CtrkitError
 from ctrkit.feeds import Columns, columns_to_feed, frame_to_columns, rows_to_columns
 from ctrkit.retrieval.index import INDEX_FOLDER, ApproximateIndex, ExactIndex, ItemIndex
@@ -117,7 +117,7 @@ class RetrievalBundle:
 
 
 def _run(session: Any, columns: Columns, features: Sequence[Feature]) -> np.ndarray:
-    return session.run([VECTOR], columns_to_feed(columns, features), run_options())[0]
+    return session.run([VECTOR], columns_to_feed(columns, features))[0]
 
 
 def open_retrieval_bundle(path: str | Path, *, threads: int | None = None, verify: bool = True) -> RetrievalBundle:
