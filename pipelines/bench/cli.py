@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ctrkit.errors import CtrkitError
 from pipelines.options import Config, Json, Overrides
 from pipelines.terminal import training_terminal
 
@@ -302,6 +303,9 @@ def serving(
     """Requests a second and latency over HTTP, beside the same ONNX model behind plain FastAPI, LitServe and BentoML."""
     with training_terminal(json) as screen:
         if soak:
+            if workers or peer_python or len(rows or []) > 1 or len(concurrency or []) > 1:
+                remedy = "Leave --workers and --peer-python out, and give one --rows and one --concurrency"
+                raise CtrkitError("--soak is one load on one worker of ctrkit's own", remedy)
             from pipelines.bench.soak import bench_soak
 
             screen.result(bench_soak(repo, (rows or [10])[0], (concurrency or [8])[0], seconds, reload_every, out, screen))

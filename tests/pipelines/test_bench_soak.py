@@ -1,7 +1,9 @@
 """A soak of some seconds, and one that finds a failure."""
 
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,3 +35,9 @@ def test_failed_requests_are_counted_and_told(tmp_path: Path, monkeypatch: pytes
         bench_soak(tmp_path / "repo", 1, 1, 1.0, 10, tmp_path / "out", Terminal(as_json=True))
     found = json.loads((tmp_path / "out" / "soak.json").read_text())
     assert 0 < found["failed"] < found["requests"] and found["failed"] == found["statuses"]["422"]
+
+
+@pytest.mark.parametrize("option", [["--workers", "2"], ["--peer-python", sys.executable], ["--rows", "1", "--rows", "2"]])
+def test_options_that_a_soak_has_no_use_for_are_refused(tmp_path: Path, ctrkit: Any, option: list[str]) -> None:
+    refused = ctrkit("bench", "serving", str(tmp_path), "--soak", *option)
+    assert refused.status == 2 and "--soak is one load on one worker" in refused.stderr
