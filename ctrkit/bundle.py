@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ctrkit.errors import CtrkitError
 from ctrkit.feeds import Columns, columns_to_feed, rows_to_columns
 from ctrkit.known import KnownValues
+from ctrkit.pieces import in_pieces
 from ctrkit.schema import Feature, Inputs
 
 MODEL_FILE = "model.onnx"
@@ -27,6 +28,11 @@ TOWERS_FILE = "retrieval.json"
 """The manifest of a bundle of another kind: two towers, see ``ctrkit.retrieval.bundle``."""
 OUTPUT = "probability"
 """The graph's output for one label; several labels have one of their name each."""
+
+
+RUN_ROWS = 256
+"""Of one run of a graph. A thousand rows of a wide model at once are half as slow again: what lies between its layers outgrows the caches, and
+is asked of the operating system anew each time. docs/benchmarks/serving.md has the figures."""
 
 
 class _Document(BaseModel):
@@ -99,7 +105,8 @@ class Bundle:
 
     def predict(self, feed: dict[str, np.ndarray]) -> np.ndarray:
         """The graph's inputs -> probabilities, float32 ``[rows]``; ``[rows, tasks]`` of several labels."""
-        return run_graph(self.session, self.tasks, feed)
+        pieces = in_pieces(feed, self.features, RUN_ROWS)
+        return np.concatenate([run_graph(self.session, self.tasks, piece) for piece in pieces])
 
     def score(self, rows: Sequence[Any]) -> np.ndarray:
         """JSON objects -> probabilities, float32 ``[rows]``; ``[rows, tasks]`` of several labels.
@@ -124,7 +131,7 @@ def output_names(tasks: Sequence[str]) -> tuple[str, ...]:
     return tuple(tasks) or (OUTPUT,)
 
 
-def run_graph(session: Any, tasks: Sequence[str], feed: dict[str, np.ndarray]) -> np.ndarray:
+def run_graph(session: Any, tasks: Sequence[str], feed: Mapping[str, np.ndarray]) -> np.ndarray:
     """Probabilities, float32 ``[rows]``; ``[rows, tasks]`` of several labels."""
     outputs = session.run(list(output_names(tasks)), feed)
     return np.stack(outputs, axis=1) if tasks else outputs[0]
@@ -147,7 +154,7 @@ def open_session(model: Path, threads: int | None = None) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.enable_cpu_mem_arena = False  # no slower, and a batch larger than usual gives its memory back
+    options.enable_cpu_mem_arena = False  # no slower for RUN_ROWS, and memory is given back
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
