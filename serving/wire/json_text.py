@@ -14,6 +14,7 @@ _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _STEPS = np.zeros(256, np.int8)
 _STEPS[list(b"[{")] = 1
 _STEPS[list(b"]}")] = -1
+_OTHERS = bytes(set(range(256)) - set(b"[{]}"))
 
 
 def parse(body: bytes, depth: int, required: Sequence[str] = (), optional: Sequence[str] | None = ()) -> dict[str, Any]:
@@ -57,5 +58,5 @@ def check_depth(body: bytes, depth: int) -> None:
 
 
 def _deepest(body: bytes) -> int:
-    steps = _STEPS[np.frombuffer(body, np.uint8)]
+    steps = _STEPS[np.frombuffer(body.translate(None, _OTHERS), np.uint8)]
     return int(np.cumsum(steps, dtype=np.int32).max(initial=0))
