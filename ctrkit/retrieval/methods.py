@@ -13,6 +13,7 @@ from ctrkit.retrieval.baselines.als import AlsSettings, fit_als
 from ctrkit.retrieval.baselines.autorec import AutoRecSettings, fit_autorec
 from ctrkit.retrieval.baselines.boosting import BoostingSettings, fit_boosting
 from ctrkit.retrieval.baselines.bpr_mf import BprSettings, fit_bpr
+from ctrkit.retrieval.baselines.deepfm import DeepFmSettings, fit_deepfm
 from ctrkit.retrieval.baselines.item_knn import ItemKnnSettings, fit_item_knn
 from ctrkit.retrieval.baselines.lightgcn import LightGcnSettings, fit_lightgcn
 from ctrkit.retrieval.baselines.popularity import PopularitySettings, fit_popularity
@@ -77,6 +78,7 @@ METHODS = {
         Method("bpr_mf", "Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback, UAI 2009", BprSettings, fit_bpr),
         Method("lightgcn", "He et al., LightGCN, SIGIR 2020", LightGcnSettings, fit_lightgcn),
         Method("autorec", "Sedhain et al., AutoRec, WWW 2015", AutoRecSettings, fit_autorec),
+        Method("deepfm", "Guo et al., DeepFM, IJCAI 2017, asked of every pair", DeepFmSettings, fit_deepfm),
         Method("boosting", "Ke et al., LightGBM, NeurIPS 2017, on features of users and items", BoostingSettings, fit_boosting),
         Method("sasrec", "Kang & McAuley, Self-Attentive Sequential Recommendation, ICDM 2018", SasRecSettings, fit_sasrec),
         Method("popularity", "the items with the most training events, the same for everyone", PopularitySettings, fit_popularity),

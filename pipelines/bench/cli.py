@@ -148,7 +148,7 @@ def retrieval(
         typer.Option(
             "--method",
             metavar="NAME",
-            help="two_tower, ssl, ssl_random, spread_out, feature_dropout, fusion, popularity, item_knn, als, bpr_mf, lightgcn, autorec, boosting "
+            help="two_tower, ssl, ssl_random, spread_out, feature_dropout, fusion, popularity, item_knn, als, bpr_mf, lightgcn, autorec, deepfm, boosting "
             "or sasrec; "
             "of RecBole recbole_bpr, recbole_lightgcn or recbole_sasrec. Repeatable; default all.",
             show_default=False,

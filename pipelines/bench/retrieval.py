@@ -30,7 +30,7 @@ AUXILIARY: dict[str, dict[str, Any] | None] = {
     "feature_dropout": {"kind": "feature_dropout"},
 }
 """Two towers, and what their item tower is trained for beside."""
-OTHERS = ("fusion", "popularity", "item_knn", "als", "bpr_mf", "lightgcn", "autorec", "boosting", "sasrec")
+OTHERS = ("fusion", "popularity", "item_knn", "als", "bpr_mf", "lightgcn", "autorec", "deepfm", "boosting", "sasrec")
 NAMES = (*AUXILIARY, *OTHERS)
 PEERS = tuple(recbole.MODELS)
 

@@ -11,14 +11,19 @@ from scipy import sparse
 from ctrkit.retrieval.baselines.als import Als, AlsSettings
 from ctrkit.retrieval.baselines.autorec import AutoRec, AutoRecSettings, loss_of
 from ctrkit.retrieval.baselines.boosting import PairFeatures
+from ctrkit.retrieval.baselines.deepfm import DeepFmRecommender, DeepFmSettings, PairModel
 from ctrkit.retrieval.baselines.interactions import histories
 from ctrkit.retrieval.baselines.item_knn import ItemKnn, ItemKnnSettings, similarities
 from ctrkit.retrieval.baselines.lightgcn import LightGcn, LightGcnSettings, normalised_graph
 from ctrkit.retrieval.baselines.pairs import unseen_items
 from ctrkit.retrieval.baselines.sasrec import SasRec, SasRecSettings, left_aligned
+from ctrkit.retrieval.batch import tower_batch
 from ctrkit.retrieval.config import RetrievalExperiment
 from ctrkit.retrieval.dataset import RetrievalDataset
+from ctrkit.retrieval.job import Job
+from ctrkit.retrieval.prepare import prepare
 from ctrkit.retrieval.trainer import train
+from tests.retrieval.conftest import config
 from tests.retrieval.test_evaluate import bags, queries
 from tests.retrieval.test_training import QUIET, changed
 
@@ -33,6 +38,7 @@ SEEN = sparse.csr_array(np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 0]], np.
         {"name": "bpr_mf", "factors": 8},
         {"name": "lightgcn", "factors": 8, "layers": 2},
         {"name": "autorec", "hidden": 16, "users": 16},
+        {"name": "deepfm", "hidden": [16]},
         {"name": "boosting", "trees": 30, "leaves": 8},
         {"name": "sasrec", "factors": 8, "blocks": 1, "length": 8},
     ],
@@ -71,6 +77,27 @@ def test_a_user_folded_in_minimises_the_weighted_squares() -> None:
     (errors.sum() + settings.regularisation * x.square().sum()).backward()
     assert x.grad is not None
     np.testing.assert_allclose(x.grad.numpy(), 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("hidden", [[8, 4], [8]])
+def test_deepfm_gives_every_pair_what_it_gives_a_single_one(shop: Path, tmp_path: Path, hidden: list[int]) -> None:
+    torch.manual_seed(0)
+    experiment = config(shop, tmp_path, context_features=[{"name": "hour", "kind": "numeric"}])
+    dataset = prepare(experiment)
+    model = PairModel(dataset, Job(experiment, dataset, tmp_path, QUIET), DeepFmSettings(hidden=tuple(hidden), dropout=0.5)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.5)
+    asked = dataset.queries("test")
+    which = np.array([3, 0, 7])
+    found = DeepFmRecommender(model, dataset).scores(asked, which)
+    items = np.arange(dataset.items.height)
+    rows = dataset.encoded_queries(asked.event[which]), dataset.encoded_items.take(np.tile(items, len(which)))
+    pairs = torch.from_numpy(np.repeat(np.arange(len(which)), len(items)))
+    with torch.no_grad():
+        expected = model(tower_batch(*rows, dataset.query_inputs, dataset.item_inputs), pairs)
+    np.testing.assert_allclose(found, expected.numpy().reshape(found.shape), rtol=1e-4, atol=1e-4)
+    assert dataset.query_inputs.numeric_fields == ("hour",) and dataset.item_inputs.numeric_fields == ("price",)
 
 
 def test_the_graph_is_normalised_by_both_degrees() -> None:
