@@ -131,7 +131,7 @@ def output_names(tasks: Sequence[str]) -> tuple[str, ...]:
     return tuple(tasks) or (OUTPUT,)
 
 
-def run_graph(session: Any, tasks: Sequence[str], feed: Mapping[str, np.ndarray]) -> np.ndarray:
+def run_graph(session: Any, tasks: Sequence[str], feed: dict[str, np.ndarray]) -> np.ndarray:
     """Probabilities, float32 ``[rows]``; ``[rows, tasks]`` of several labels."""
     outputs = session.run(list(output_names(tasks)), feed)
     return np.stack(outputs, axis=1) if tasks else outputs[0]

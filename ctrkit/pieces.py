@@ -8,7 +8,7 @@ from ctrkit.feeds import input_names
 from ctrkit.schema import Feature
 
 
-def in_pieces(feed: Mapping[str, np.ndarray], features: Sequence[Feature], most: int) -> list[Mapping[str, np.ndarray]]:
+def in_pieces(feed: dict[str, np.ndarray], features: Sequence[Feature], most: int) -> list[dict[str, np.ndarray]]:
     """The graph's inputs for the same rows, in their order, at most ``most`` at a time; the feed itself if it has no more."""
     rows = len(feed[input_names(features[0])[-1]])
     if rows <= most:
@@ -19,7 +19,7 @@ def in_pieces(feed: Mapping[str, np.ndarray], features: Sequence[Feature], most:
         for name, places in _places(feed, feature, cuts).items():
             for piece, part in zip(pieces, np.split(feed[name], places), strict=True):
                 piece[name] = part
-    return list(pieces)
+    return pieces
 
 
 def _places(feed: Mapping[str, np.ndarray], feature: Feature, cuts: np.ndarray) -> dict[str, np.ndarray]:

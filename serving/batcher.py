@@ -16,6 +16,7 @@ import numpy as np
 
 Feed = dict[str, np.ndarray]
 Run = Callable[[Feed], np.ndarray]
+_Ran = tuple[list[np.ndarray | Exception], float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +25,13 @@ class Done:
 
     Attributes:
         probabilities: its own rows' ``[rows]`` or ``[rows, tasks]``.
-        ran: seconds of the run.
+        started, ended: when the run did, by ``perf_counter``.
         batch_rows: rows of the run, those of others included.
     """
 
     probabilities: np.ndarray
-    ran: float
+    started: float
+    ended: float
     batch_rows: int
 
 
@@ -114,8 +116,8 @@ class Batcher:
                 batch.append(waiting)
         return batch
 
-    def _attempt(self, batch: Sequence[_Waiting]) -> tuple[list[np.ndarray | Exception], float]:
-        """Each request's probabilities or exception, and the seconds of the run. When a run of several fails, each runs alone."""
+    def _attempt(self, batch: Sequence[_Waiting]) -> _Ran:
+        """Each request's probabilities or exception, and when it was. When a run of several fails, each runs alone."""
         started = perf_counter()
         results: list[np.ndarray | Exception]
         try:
@@ -127,15 +129,15 @@ class Batcher:
                 results = list(np.split(self._run(joined), ends))
         except Exception as error:  # noqa: BLE001  each caller gets its own
             results = [error] if len(batch) == 1 else [self._attempt([waiting])[0][0] for waiting in batch]
-        return results, perf_counter() - started
+        return results, started, perf_counter()
 
-    def _returned(self, batch: list[_Waiting], work: "asyncio.Future[tuple[list[np.ndarray | Exception], float]]") -> None:
+    def _returned(self, batch: list[_Waiting], work: "asyncio.Future[_Ran]") -> None:
         self._running -= 1
         self._finish(batch, *work.result())
         if self._waiting and not self._scheduled:
             self._flush()
 
-    def _finish(self, batch: list[_Waiting], results: list[np.ndarray | Exception], ran: float) -> None:
+    def _finish(self, batch: list[_Waiting], results: list[np.ndarray | Exception], started: float, ended: float) -> None:
         rows = sum(waiting.rows for waiting in batch)
         for waiting, result in zip(batch, results, strict=True):
             if waiting.future.done():
@@ -143,4 +145,4 @@ class Batcher:
             if isinstance(result, Exception):
                 waiting.future.set_exception(result)
             else:
-                waiting.future.set_result(Done(result, ran, rows))
+                waiting.future.set_result(Done(result, started, ended, rows))

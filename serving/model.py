@@ -1,5 +1,6 @@
 """One version of a model: loaded, checked against what it must predict, warmed up."""
 
+import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -8,11 +9,12 @@ from time import perf_counter
 
 import numpy as np
 
-from ctrkit.bundle import Bundle, open_bundle, output_names
+from ctrkit.bundle import RUN_ROWS, Bundle, open_bundle, output_names
 from ctrkit.errors import CtrkitError
 from ctrkit.feeds import input_names, rows_to_columns
+from ctrkit.pieces import in_pieces
 from serving.answering import Answering
-from serving.batcher import Batcher, Feed
+from serving.batcher import Batcher, Done, Feed
 from serving.settings import ServingSettings
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -45,6 +47,20 @@ class Served(Answering):
             workers=settings.runs,
             most_rows=settings.batch_rows or best_batch(self.seconds),
             inline_rows=within(self.seconds, settings.inline_ms / 1000),
+        )
+
+    async def run(self, feed: Feed, rows: int) -> Done:
+        """The graph's answer to a request. A long one goes in pieces, which may run beside each other, and others' between them."""
+        pieces = in_pieces(feed, self.bundle.features, RUN_ROWS)
+        if len(pieces) == 1:
+            return await self.batcher.submit(feed, rows)
+        sizes = [min(RUN_ROWS, rows - start) for start in range(0, rows, RUN_ROWS)]
+        done = await asyncio.gather(*(self.batcher.submit(piece, size) for piece, size in zip(pieces, sizes, strict=True)))
+        return Done(
+            np.concatenate([one.probabilities for one in done]),
+            min(one.started for one in done),
+            max(one.ended for one in done),
+            max(one.batch_rows for one in done),
         )
 
 

@@ -89,7 +89,7 @@ class Predictions:
                 ask = await asyncio.get_running_loop().run_in_executor(self._pool, reader, model.bundle, body, self._limits)
             told["rows"] = ask.rows
             parsed = perf_counter()
-            done = await model.batcher.submit(ask.feed, ask.rows)
+            done = await model.run(ask.feed, ask.rows)
             returned = perf_counter()
             await respond(send, ask.answer(done.probabilities))
         finally:
@@ -98,8 +98,8 @@ class Predictions:
         stages = scope[STAGES_KEY] = (
             read - started,
             parsed - read,
-            returned - parsed - done.ran,
-            done.ran,
+            returned - parsed - (done.ended - done.started),
+            done.ended - done.started,
             ended - returned,
             ended - started,
         )

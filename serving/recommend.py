@@ -186,7 +186,7 @@ class Recommendations:
         ranker, feed, task = retrieved.ranker
         ranker.admit()
         try:
-            done = await ranker.batcher.submit(feed, sum(sizes))
+            done = await ranker.run(feed, sum(sizes))
         finally:
             ranker.leave()
         scores = done.probabilities[:, task] if ranker.bundle.tasks else done.probabilities

@@ -9,14 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from ctrkit.bundle import KNOWN_FILE, MANIFEST_FILE, Manifest, describe_files
+from ctrkit.bundle import KNOWN_FILE, MANIFEST_FILE, RUN_ROWS, Manifest, describe_files
 from ctrkit.known import KnownValues
 from serving.metrics import Distribution
+from serving.model import SIZES
 from serving.settings import ServingSettings
 from tests.handmade import make_bundle, probability
 from tests.serving.live import service
 
 SCORE = "/v1/models/clicks:score"
+STAGES = ("read", "parse", "queue", "run", "answer")
 
 
 @pytest.fixture
@@ -50,9 +52,9 @@ def test_what_was_asked_and_answered_is_counted(address: str) -> None:
         return found[name, frozenset(labels.items())]
 
     model = {"model": "clicks", "version": "1"}
-    for stage in ("read", "parse", "queue", "run", "answer", "total"):
+    for stage in (*STAGES, "total"):
         assert value("ctrkit_stage_seconds_count", stage=stage, **model) == 2
-    spent = [value("ctrkit_stage_seconds_sum", stage=stage, **model) for stage in ("read", "parse", "queue", "run", "answer", "total")]
+    spent = [value("ctrkit_stage_seconds_sum", stage=stage, **model) for stage in (*STAGES, "total")]
     assert sum(spent[:-1]) == pytest.approx(spent[-1]) and min(spent) > 0
     assert value("ctrkit_request_rows_sum", **model) == value("ctrkit_batch_rows_sum", **model) == 4
     assert value("ctrkit_score_count", task="probability", **model) == 4
@@ -71,6 +73,20 @@ def test_what_was_asked_and_answered_is_counted(address: str) -> None:
     assert value("ctrkit_versions_total", model="clicks", outcome="loaded") == 1
     assert value("ctrkit_in_flight") == 1, "the one that asks for it"
     assert not re.search("stranger|u1", httpx.get(f"{address}/metrics").text)
+
+
+@pytest.mark.parametrize("inline_ms", [0, 1000])
+def test_a_long_request_runs_in_pieces_and_gets_all_its_answers_in_order(tmp_path: Path, inline_ms: float) -> None:
+    make_bundle(tmp_path)
+    rows = [{"user": f"u{i % 3}", "age": i, "tags": ["a"] * (i % 5)} for i in range(3 * RUN_ROWS + 17)]
+    with service(tmp_path, ServingSettings(poll_s=0, inline_ms=inline_ms, runs=2)) as address:
+        answer = httpx.post(f"{address}{SCORE}", json={"rows": rows})
+        found = samples(address)
+    assert answer.json()["probabilities"] == pytest.approx([probability(row) for row in rows], rel=1e-5)
+    model = {"model": "clicks", "version": "1"}
+    assert found["ctrkit_batch_rows_sum", frozenset(model.items())] <= max(RUN_ROWS, SIZES[-1])
+    spent = {stage: found["ctrkit_stage_seconds_sum", frozenset({"stage": stage, **model}.items())] for stage in (*STAGES, "total")}
+    assert sum(spent[stage] for stage in STAGES) == pytest.approx(spent["total"]) and min(spent.values()) > 0
 
 
 @given(st.lists(st.floats(0, 2), max_size=50), st.booleans())
