@@ -1,7 +1,7 @@
 // The console: what the service serves, one row's score, candidates in order, how long it takes. Text from the service is only ever set as text.
 
 import { candidates, context, row, texts } from "./fields.js";
-import { between, drifts, recommendations, scores, shares, stages } from "./metrics.js";
+import { between, drifts, recommendations, scores, shares, stages, together } from "./metrics.js";
 import { bar, columns, lines } from "./plots.js";
 
 export const PATHS = { models: "v1/models", metrics: "metrics", model: (name) => `v1/models/${encodeURIComponent(name)}` };
@@ -144,10 +144,11 @@ export function start(document, fetch) {
         return line([stage, count, shown(mean), shown(p50), shown(p99)]);
       }),
     );
-    const came = now.total && before ? between(before.total, now.total) : {};
-    const reading = { p50: came.p50, p99: came.p99, requests: before && ((came.count ?? 0) * 1000) / REFRESH_MS };
+    const total = together(now.total, now["recommend: total"]);
+    const came = before ? between(before, total) : {};
+    const reading = { p50: came.p50, p99: came.p99, requests: before && (came.count * 1000) / REFRESH_MS };
     for (const [name, numbers] of Object.entries(history)) numbers.splice(0, numbers.push(reading[name]) - READINGS);
-    before = now;
+    before = total;
     element("times").replaceChildren(lines(document, { p50: history.p50, p99: history.p99 }, "ms", READINGS));
     element("rates").replaceChildren(lines(document, { requests: history.requests }, "/s", READINGS));
   }

@@ -34,6 +34,16 @@ export const recommendations = (text) => histograms(text, "ctrkit_recommend_seco
 // {task: probabilities}, all versions of a model together.
 export const scores = (text, model) => histograms(text, "ctrkit_score", (labels) => labels.task, (labels) => labels.model === model);
 
+// Histograms of the same buckets as one; those that there are.
+export function together(...parts) {
+  const whole = { buckets: new Map(), sum: 0 };
+  for (const part of parts.filter(Boolean)) {
+    for (const [end, count] of part.buckets) whole.buckets.set(end, (whole.buckets.get(end) ?? 0) + count);
+    whole.sum += part.sum;
+  }
+  return whole;
+}
+
 // [[model and version, feature or task, index]], the largest index first.
 export function drifts(text) {
   const whose = (labels) => `${labels.model} ${labels.version}`;

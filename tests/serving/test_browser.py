@@ -80,6 +80,7 @@ def test_a_person_gets_items_recommended(page: Page) -> None:
     expect(page.locator("#result")).to_have_text("10 items (version 1)")
     scores = [float(text) for text in page.locator("#ranked tr td:nth-child(2)").all_inner_texts()]
     assert len(scores) == 10 and scores == sorted(scores, reverse=True)
+    expect(page.locator("#times path").first).to_have_attribute("d", re.compile(r"^M\d"), timeout=10_000)
 
 
 def test_a_wrong_value_is_told_and_the_page_goes_on(page: Page) -> None:

@@ -161,9 +161,10 @@ const text = (counts, sum) => [0.001, 0.01, "+Inf"].map((le, i) => `ctrkit_stage
 const [before, after] = [metrics.stages(text([5, 5, 5], 0.005)).run, metrics.stages(text([11, 14, 15], 0.105)).run];
 console.log(JSON.stringify([metrics.between(undefined, before), metrics.between(before, after), metrics.between(after, after)]));
 console.log(JSON.stringify(metrics.shares(before, after)));
+console.log(JSON.stringify(metrics.between(undefined, metrics.together(before, undefined, after))));
 """,
     )
-    (first, second, third), shares = (json.loads(line) for line in said.splitlines())
+    (first, second, third), shares, both = (json.loads(line) for line in said.splitlines())
     assert first == {"count": 5, "mean": 1, "p50": pytest.approx(0.5), "p99": pytest.approx(0.99)}, (
         "a line through the bucket, as Prometheus"
     )
@@ -172,6 +173,7 @@ console.log(JSON.stringify(metrics.shares(before, after)));
     )
     assert third == {"count": 0}
     assert shares == [[0.001, 6], [0.01, 3], [None, 1]]
+    assert both["count"] == 20 and both["mean"] == pytest.approx(110 / 20)
 
 
 def test_scores_are_those_of_the_model_all_its_versions_together(address: str) -> None:
