@@ -27,6 +27,14 @@ def sampled_softmax(
     return (logits.logsumexp(1) - positive).mean()
 
 
+def besides_the_hardest(scores: Tensor, same: Tensor, hard: int) -> Tensor:
+    """``same``, and true of all candidates but the row's ``hard`` ones of the highest scores; with equal scores at the end all of them stay."""
+    if hard >= scores.shape[1]:
+        return same
+    least = scores.detach().masked_fill(same, -torch.inf).topk(hard, dim=1).values[:, -1:]
+    return same | (scores < least)
+
+
 def bpr(positive: Tensor, scores: Tensor, same: Tensor) -> Tensor:
     """``-log sigmoid(p - s)``, mean over all pairs (Rendle et al., UAI 2009)."""
     losses = functional.softplus(scores - positive.unsqueeze(1))

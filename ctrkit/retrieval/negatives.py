@@ -2,7 +2,8 @@
 
 The kinds add up, so that ``in_batch`` alone is Yi et al. (RecSys 2019), ``uniform`` alone or ``popularity`` alone the classical sampled
 softmax, ``in_batch`` with ``uniform`` mixed negative sampling (Yang et al., WWW 2020), and ``in_batch`` with ``memory`` cross-batch
-negative sampling (Wang et al., SIGIR 2021).
+negative sampling (Wang et al., SIGIR 2021). ``hard`` keeps of all these, for each row, those that its user scores highest: dynamic negative
+sampling (Zhang et al., SIGIR 2013).
 """
 
 from collections import deque
@@ -25,6 +26,7 @@ class NegativeSettings(schema.Settings):
     power: float = Field(default=1.0, gt=0)
     memory: int = Field(default=0, ge=0, description="batches before this one whose positives' vectors are kept")
     memory_warmup: int = Field(default=100, ge=0, description="steps before any are kept: early vectors move too fast")
+    hard: int | None = Field(default=None, ge=1, description="only so many candidates count for a row, those of the highest scores")
     frequency: FrequencySettings = Field(default_factory=FrequencySettings)
 
     @model_validator(mode="after")

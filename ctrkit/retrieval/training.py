@@ -161,6 +161,8 @@ class TowerTraining:
         own = (users * positive).sum(1) / temperature
         scores = users @ candidates.vectors.t() / temperature
         same = torch.from_numpy(positives[:, None] == candidates.items[None, :]).to(scores.device)
+        if self.settings.negatives.hard is not None:
+            same = losses.besides_the_hardest(scores, same, self.settings.negatives.hard)
         match self.settings.loss:
             case "bpr":
                 return losses.bpr(own, scores, same)

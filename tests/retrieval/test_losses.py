@@ -5,7 +5,7 @@ import math
 import torch
 from torch.nn import functional
 
-from ctrkit.retrieval.losses import bpr, contrastive, sampled_softmax
+from ctrkit.retrieval.losses import besides_the_hardest, bpr, contrastive, sampled_softmax
 
 
 def test_with_every_item_once_it_is_the_full_softmax() -> None:
@@ -47,6 +47,19 @@ def test_bpr_is_the_mean_over_pairs() -> None:
     same = torch.tensor([[False, False], [False, True]])
     expected = sum(math.log1p(math.exp(x)) for x in (-1.0, 2.0, 1.0)) / 3
     torch.testing.assert_close(bpr(own, scores, same), torch.tensor(expected))
+
+
+def test_of_the_candidates_the_hardest_count() -> None:
+    scores = torch.tensor([[3.0, 1.0, 2.0, 5.0], [0.0, 4.0, 1.0, 2.0]])
+    same = torch.tensor([[False, False, False, True], [False, False, False, False]])
+    positive = torch.tensor([5.0, 1.0])
+    for hard, kept in ((1, [[3.0], [4.0]]), (2, [[3.0, 2.0], [4.0, 2.0]])):
+        left_out = besides_the_hardest(scores, same, hard)
+        others = torch.tensor(kept)
+        alone = torch.zeros(others.shape, dtype=torch.bool)
+        torch.testing.assert_close(bpr(positive, scores, left_out), bpr(positive, others, alone))
+        torch.testing.assert_close(sampled_softmax(positive, scores, left_out), sampled_softmax(positive, others, alone))
+    assert besides_the_hardest(scores, same, 4) is same
 
 
 def test_contrastive_of_orthogonal_vectors() -> None:

@@ -36,8 +36,9 @@ def changed(experiment: RetrievalExperiment, output: Path, model: dict[str, Any]
         {"auxiliary": {"kind": "spread_out"}, "loss": "infonce", "negatives": {"in_batch": False, "popularity": 30}},
         {"auxiliary": {"kind": "feature_dropout"}, "loss": "bpr"},
         {"negatives": {"memory": 2, "memory_warmup": 3}, "dropout": 0.1},
+        {"negatives": {"uniform": 16, "hard": 8}},
     ],
-    ids=["ssl", "random-masking-mixed", "spread-out-popularity", "feature-dropout-bpr", "memory"],
+    ids=["ssl", "random-masking-mixed", "spread-out-popularity", "feature-dropout-bpr", "memory", "hard"],
 )
 def test_every_kind_beats_chance(experiment: RetrievalExperiment, dataset: RetrievalDataset, tmp_path: Path, model: dict[str, Any]) -> None:
     """18 of 40 items are of the wrong parity and 7 of the right one seen: chance is 5 of 33 and knowing the taste 5 of 13."""
