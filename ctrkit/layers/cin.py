@@ -17,7 +17,8 @@ class CompressedInteraction(nn.Module):
     No activation between layers, which the paper's experiments find best, and all of a layer's maps go both to the next one and
     into p, as in the paper; some implementations split them in halves.
 
-    ``[batch, fields, dim]`` -> ``[batch, sum of maps]``. A layer holds ``batch x maps x fields x dim`` numbers in memory.
+    ``[batch, fields, dim]`` -> ``[batch, sum of maps]``. A layer holds ``batch x maps x fields x dim`` numbers in memory, but for the last
+    one: nothing but its sum over d is read, and ``sum_d x_{i,d} x^0_{j,d}`` is one product of matrices.
     """
 
     def __init__(self, fields: int, maps: Sequence[int]) -> None:
@@ -29,7 +30,8 @@ class CompressedInteraction(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         x0 = vectors.transpose(1, 2)  # [batch, dim, fields]: an interaction never crosses dims
         x, pooled = x0, []
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x = layer((x.unsqueeze(3) * x0.unsqueeze(2)).flatten(2))
             pooled.append(x.sum(1))
+        pooled.append(self.layers[-1]((x.transpose(1, 2) @ x0).flatten(1)))
         return torch.cat(pooled, dim=1)
