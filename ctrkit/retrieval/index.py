@@ -106,6 +106,9 @@ class ApproximateIndex:
 def write_index(vectors: np.ndarray, folder: Path, connectivity: int = 16, breadth: int = 128) -> dict[str, Any]:
     """Writes both indexes into an empty folder.
 
+    Items are added to the graph in one thread: added by several at a time, some end up where no search finds them (of 2,000 items 0.1 to 0.7 %
+    of all neighbours, in usearch 2), and no two graphs are alike.
+
     Args:
         vectors: of the catalogue in its order, float32 ``[items, width]``.
         connectivity: neighbours of an item in the graph.
@@ -119,7 +122,7 @@ def write_index(vectors: np.ndarray, folder: Path, connectivity: int = 16, bread
     vectors = np.ascontiguousarray(vectors, np.float32)
     np.save(folder / VECTORS_FILE, vectors)
     index = Index(ndim=vectors.shape[1], metric="ip", dtype="f32", connectivity=connectivity, expansion_add=breadth)
-    index.add(np.arange(len(vectors)), vectors)
+    index.add(np.arange(len(vectors)), vectors, threads=1)
     index.save(str(folder / GRAPH_FILE))
     about = {"items": len(vectors), "width": vectors.shape[1], "connectivity": connectivity, "breadth": breadth}
     (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf8")

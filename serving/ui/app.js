@@ -145,10 +145,11 @@ export function start(document, fetch) {
       }),
     );
     const total = together(now.total, now["recommend: total"]);
-    const came = before ? between(before, total) : {};
-    const reading = { p50: came.p50, p99: came.p99, requests: before && (came.count * 1000) / REFRESH_MS };
+    const at = Date.now();
+    const came = before ? between(before.total, total) : {};
+    const reading = { p50: came.p50, p99: came.p99, requests: before && (came.count * 1000) / Math.max(at - before.at, 1) };
     for (const [name, numbers] of Object.entries(history)) numbers.splice(0, numbers.push(reading[name]) - READINGS);
-    before = total;
+    before = { at, total };
     element("times").replaceChildren(lines(document, { p50: history.p50, p99: history.p99 }, "ms", READINGS));
     element("rates").replaceChildren(lines(document, { requests: history.requests }, "/s", READINGS));
   }
@@ -194,6 +195,6 @@ export function start(document, fetch) {
 
 if (globalThis.document) {
   const refresh = start(document, (...asked) => fetch(...asked));
-  refresh();
-  setInterval(refresh, REFRESH_MS);
+  const again = () => refresh().then(() => setTimeout(again, REFRESH_MS)); // a slow service is not asked twice at a time
+  again();
 }

@@ -15,6 +15,9 @@ from serving.settings import ServingSettings
 from tests.handmade import make_bundle, probability
 from tests.serving.live import service
 
+TIMEOUT_MS = 60_000
+"""A browser on a machine that is busy with other tests is slow to start."""
+
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
 
@@ -37,9 +40,12 @@ def page(tmp_path: Path) -> Iterator[Page]:
     with service(tmp_path / "repo", ServingSettings(poll_s=0)) as address, sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=program, args=FLAGS)
         opened = chromium.new_page()
+        opened.set_default_timeout(TIMEOUT_MS)
+        expect.set_options(timeout=TIMEOUT_MS)
         opened.on("pageerror", lambda error: complaints.append(str(error)))
         opened.on("console", lambda message: complaints.append(message.text))
         opened.goto(f"{address}/ui")
+        expect(opened.locator("#times svg")).to_be_visible()
         yield opened
         chromium.close()
     assert not complaints
@@ -64,7 +70,7 @@ def test_a_person_scores_a_row_ranks_candidates_and_sees_what_it_took(page: Page
         [json.dumps({"price": int(one["price"])}).replace(" ", "") for one in best]
     )
 
-    expect(page.locator("#times path").first).to_have_attribute("d", re.compile(r"^M\d"), timeout=10_000)
+    expect(page.locator("#times path").first).to_have_attribute("d", re.compile(r"^M\d"))
     expect(page.locator("#scores svg[role=img]")).to_have_attribute("aria-label", "scores of clicks: probability")
     assert sum(float(rect.get_attribute("height") or 0) > 0 for rect in page.locator("#scores rect").all()) > 1
     page.get_by_text("by stage").click()
@@ -80,7 +86,7 @@ def test_a_person_gets_items_recommended(page: Page) -> None:
     expect(page.locator("#result")).to_have_text("10 items (version 1)")
     scores = [float(text) for text in page.locator("#ranked tr td:nth-child(2)").all_inner_texts()]
     assert len(scores) == 10 and scores == sorted(scores, reverse=True)
-    expect(page.locator("#times path").first).to_have_attribute("d", re.compile(r"^M\d"), timeout=10_000)
+    expect(page.locator("#times path").first).to_have_attribute("d", re.compile(r"^M\d"))
 
 
 def test_a_wrong_value_is_told_and_the_page_goes_on(page: Page) -> None:
