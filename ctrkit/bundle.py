@@ -31,7 +31,7 @@ OUTPUT = "probability"
 
 
 RUN_ROWS = 256
-"""Of one run of a graph. A thousand rows of a wide model at once are half as slow again: what lies between its layers outgrows the caches, and
+"""Of one run of a graph. A thousand rows of a wide model at once take a third longer: what lies between its layers outgrows the caches, and
 is asked of the operating system anew each time. docs/benchmarks/serving.md has the figures."""
 
 
