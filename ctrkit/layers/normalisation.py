@@ -11,8 +11,9 @@ from torch.distributed.nn.functional import all_reduce
 class BatchNorm(nn.Module):
     """Each channel (dim 1) to mean 0 and variance 1 over the rows of ALL processes, then scaled and shifted (Ioffe and Szegedy 2015).
 
-    torch's own would take each process' rows alone, so that two processes would train another model than one does, and fails on
-    a batch of one row; ``SyncBatchNorm`` needs a GPU. Outside training the running statistics are used: a row's result is its own.
+    torch's own, which does the work where there is one process, would take each process' rows alone, so that two processes would train
+    another model than one does, and fails on a batch of one row; ``SyncBatchNorm`` needs a GPU. Outside training the running statistics
+    are used: a row's result is its own.
 
     ``[batch, channels, ...]`` -> the same shape, float32.
 
@@ -44,6 +45,10 @@ class BatchNorm(nn.Module):
         if not self.training:
             return nn.functional.batch_norm(x, self.mean, self.variance, self.scale, self.shift, eps=self.eps)
         x = x.float()
+        if times is None and not _several_processes() and x.numel() > x.shape[1]:
+            self.batches += 1
+            weight = max(1 / self.batches.item(), self.momentum)
+            return nn.functional.batch_norm(x, self.mean, self.variance, self.scale, self.shift, True, weight, self.eps)
         others = [d for d in range(x.dim()) if d != 1]
         broadcast = [-1] + [1] * (x.dim() - 2)
         each = (x.new_ones(len(x)) if times is None else times.to(x.dtype)).view([-1] + [1] * (x.dim() - 1))
@@ -65,6 +70,8 @@ class BatchNorm(nn.Module):
 
 def _sum_over_processes(x: Tensor) -> Tensor:
     """Differentiable; ``x`` itself in a world of one."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return all_reduce(x)
-    return x
+    return all_reduce(x) if _several_processes() else x
+
+
+def _several_processes() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
