@@ -14,7 +14,7 @@ from ctrkit.retrieval import metrics
 from ctrkit.retrieval.events import Queries
 from ctrkit.retrieval.rows import Bags, offsets_of, take_bags
 
-_SCORES_AT_ONCE = 1 << 24
+_SCORES_AT_ONCE, _FEWEST_QUERIES = 1 << 22, 16
 HEAD, TORSO = 0.1, 0.5
 """The most popular tenth of the trained items is the head; up to the half, the torso; the rest, the tail."""
 
@@ -53,20 +53,17 @@ def rank(recommender: Recommender, queries: Queries, items: int, length: int) ->
         ValueError: a score that is no finite number.
     """
     length = min(length, items - int(np.diff(queries.seen[1]).max(initial=0)))
-    order = np.argsort(random_keys(0, items, seed=0))
-    place = np.empty(items, np.int64)
-    place[order] = np.arange(items)
+    place = np.argsort(np.argsort(random_keys(0, items, seed=0)))
     lists, ranks = [], []
     for which in _parts(len(queries), items):
-        scores = np.asarray(recommender.scores(queries, which), np.float32)
+        scores = np.array(recommender.scores(queries, which), np.float32)
         if not np.isfinite(scores).all():
             raise ValueError("a recommender gave a score that is no finite number")
-        scores = scores[:, order]
         seen, offsets = take_bags(queries.seen, which)
-        scores[np.repeat(np.arange(len(which)), np.diff(offsets)), place[seen]] = -np.inf
-        lists.append(order[_top(scores, length)])
+        scores[np.repeat(np.arange(len(which)), np.diff(offsets)), seen] = -np.inf
+        lists.append(_top(scores, length, place))
         targets, offsets = take_bags(queries.targets, which)
-        ranks.append(_ranks(scores, np.repeat(np.arange(len(which)), np.diff(offsets)), place[targets]))
+        ranks.append(_ranks(scores, np.repeat(np.arange(len(which)), np.diff(offsets)), targets, place))
     return Ranked(np.concatenate(lists), np.concatenate(ranks))
 
 
@@ -149,28 +146,27 @@ def _of_targets(ranked: Ranked, targets: Bags, at: Sequence[int]) -> dict[str, f
 
 
 def _parts(queries: int, items: int) -> Iterator[np.ndarray]:
-    size = max(1, _SCORES_AT_ONCE // items)
+    size = max(_FEWEST_QUERIES, _SCORES_AT_ONCE // items)
     for start in range(0, queries, size):
         yield np.arange(start, min(start + size, queries))
 
 
-def _top(scores: np.ndarray, length: int) -> np.ndarray:
-    """Columns of the highest scores of each row, falling; of equal ones the first columns, in their order."""
-    rows = len(scores)
-    least = -np.partition(-scores, length - 1, axis=1)[:, length - 1 : length]
-    above, equal = scores > least, scores == least
-    chosen = above | equal & (equal.cumsum(1) <= length - above.sum(1, keepdims=True))
-    found = np.nonzero(chosen)[1].reshape(rows, length)
-    best_first = np.argsort(-np.take_along_axis(scores, found, 1), axis=1, kind="stable")
-    return np.take_along_axis(found, best_first, 1)
+def _top(scores: np.ndarray, length: int, place: np.ndarray) -> np.ndarray:
+    """Items of the highest scores of each row, falling; equal ones by ``place``."""
+    least = np.partition(scores, -length, axis=1)[:, -length, None]
+    row, item = np.nonzero(scores >= least)
+    best_first = np.lexsort((place[item], -scores[row, item], row))
+    starts = offsets_of(np.bincount(row, minlength=len(scores)))[:-1]
+    return item[best_first][starts[:, None] + np.arange(length)]
 
 
-def _ranks(scores: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """Place of some columns in their rows' order, from 1: columns of higher scores come before, and earlier ones of the same."""
+def _ranks(scores: np.ndarray, row: np.ndarray, item: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Place of some items in their rows' order, from 1."""
     ranks = np.empty(len(row), np.int64)
-    before = np.arange(scores.shape[1])
     for part in np.array_split(np.arange(len(row)), max(1, len(row) * scores.shape[1] // _SCORES_AT_ONCE)):
-        others, own = scores[row[part]], scores[row[part], column[part]][:, None]
-        earlier = (others == own) & (before < column[part][:, None])
-        ranks[part] = 1 + (others > own).sum(1) + earlier.sum(1)
+        others, own = scores[row[part]], scores[row[part], item[part]][:, None]
+        ranks[part] = 1 + np.count_nonzero(others > own, axis=1)
+        tied = np.nonzero(np.count_nonzero(others == own, axis=1) > 1)[0]
+        before = (others[tied] == own[tied]) & (place < place[item[part[tied]]][:, None])
+        ranks[part[tied]] += np.count_nonzero(before, axis=1)
     return ranks
