@@ -27,12 +27,14 @@ from ctrkit.models.base import RankingModel
 from ctrkit.models.registry import build, build_search, check_settings, register
 from ctrkit.schema import IdField, Inputs
 
+_CHANNELS = (14, 16, 18, 20)
+
 
 @register("fgcnn", kind="ranking", paper="Liu et al., Feature Generation by Convolutional Neural Network for CTR Prediction, WWW 2019")
 class FGCNN(RankingModel):
     class Settings(schema.Settings):
-        channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-            (14, 16, 18, 20), min_length=1, description="feature maps of each convolution"
+        channels: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+            None, min_length=1, description="feature maps of each convolution; null: as many of 14, 16, 18, 20 as have neighbours to see"
         )
         kernel: int = Field(7, ge=1, description="neighbouring fields a convolution sees; odd")
         pooling: int = Field(2, ge=1, description="neighbouring fields of which the largest passes on")
@@ -56,7 +58,8 @@ class FGCNN(RankingModel):
         numeric = len(inputs.numeric_fields)
         self.vectors = FieldVectors(numeric, dim)
         self.generation_vectors = FieldVectors(numeric, dim)
-        self.generator = FeatureGeneration(inputs.count, dim, s.channels, s.kernel, s.pooling, s.new_features)
+        channels = s.channels or _convolutions_for(inputs.count, s.pooling)
+        self.generator = FeatureGeneration(inputs.count, dim, channels, s.kernel, s.pooling, s.new_features)
         features = _as_id_fields(inputs, self.generator.outputs)
         if build_search(s.classifier, features, dim, s.classifier_settings) is not None:
             raise CtrkitError(
@@ -81,6 +84,15 @@ class FGCNN(RankingModel):
             raw = self.linear_vectors(embeddings["linear"], dense)
             features["linear"] = torch.nn.functional.pad(raw, (0, 0, 0, generated.shape[1]))
         return self.classifier(features, dense[:, :0])
+
+
+def _convolutions_for(fields: int, pooling: int) -> tuple[int, ...]:
+    """The first, and those of the others that leave two fields or more: one field has no neighbour, and on MovieLens-1M, where four
+    convolutions pool seven fields down to one, two had an AUC .003 higher (docs/benchmarks/models.md)."""
+    left = [fields]
+    for _ in _CHANNELS:
+        left.append(-(-left[-1] // pooling))
+    return tuple(maps for maps, after in zip(_CHANNELS, left[1:], strict=True) if after >= 2) or _CHANNELS[:1]
 
 
 def _as_id_fields(inputs: Inputs, generated: int) -> Inputs:

@@ -184,6 +184,17 @@ def test_the_order_of_fields_matters_to_fgcnn() -> None:
         assert (difference > 1e-4).all()
 
 
+@pytest.mark.parametrize(
+    ("fields", "pooling", "convolutions"), [(1, 2, 1), (3, 2, 1), (7, 2, 2), (10, 2, 3), (39, 2, 4), (39, 4, 2), (3, 1, 4)]
+)
+def test_fgcnn_convolves_while_there_are_neighbours(fields: int, pooling: int, convolutions: int) -> None:
+    inputs = Inputs(id_fields=tuple(IdField(name=f"v{k}", rows=2) for k in range(fields)), numeric_fields=())
+    model: Any = build("fgcnn", inputs, DIM, {"pooling": pooling})
+    assert len(model.generator.convolutions) == convolutions
+    explicit: Any = build("fgcnn", inputs, DIM, {"pooling": pooling, "channels": [5, 4, 3]})
+    assert len(explicit.generator.convolutions) == 3
+
+
 def test_fgcnn_hands_raw_and_generated_vectors_to_its_classifier() -> None:
     model: Any = make("fgcnn", classifier="deepfm", classifier_settings={"hidden": (4,)}, channels=(3, 2), kernel=3, new_features=2)
     assert [(g.name, g.dim) for g in model.groups(DIM)] == [("embedding", DIM), ("generation", DIM), ("linear", 1)]

@@ -81,7 +81,7 @@ class SasRecRecommender:
         with torch.no_grad():
             for start in range(0, len(which), _ROWS_AT_ONCE):
                 sequences, lengths = left_aligned(take_bags(queries.history, which[start : start + _ROWS_AT_ONCE]), self._length)
-                hidden = self._model(torch.from_numpy(sequences))
+                hidden = self._model(torch.from_numpy(sequences[:, : max(1, int(lengths.max()))]))
                 last = hidden[torch.arange(len(lengths)), torch.from_numpy(np.maximum(lengths - 1, 0))]
                 last = last * torch.from_numpy(lengths > 0).unsqueeze(1)
                 parts.append((last @ self._model.items.weight[1:].t()).numpy())
