@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from ctrkit.layers.normalisation import BatchNorm
 from ctrkit.layers.tower import linear
 
-GAIN = 0.05
-
 
 class FeatureGeneration(nn.Module):
     """FGCNN's generator (Liu et al. 2019): each layer looks at wider neighbourhoods of fields and makes new features of them::
@@ -20,12 +18,12 @@ class FeatureGeneration(nn.Module):
 
     The paper has no gain. Without it new features start at full swing, near 1 where looked-up vectors are near 0.01; thousands of
     their products reach the classifier at once, whose first steps overshoot and leave relus dead: the AUC of 0.5 that others report at
-    a learning rate of 1e-3. A learned gain a feature, starting at ``GAIN``, lets them grow as they prove useful.
+    a learning rate of 1e-3. A learned gain a feature, small at first, lets them grow as they prove useful.
 
     ``[batch, fields, dim]`` -> ``[batch, generated, dim]`` with ``generated = new_features x sum over layers of pooled fields``.
     """
 
-    def __init__(self, fields: int, dim: int, channels: Sequence[int], kernel: int, pooling: int, new_features: int) -> None:
+    def __init__(self, fields: int, dim: int, channels: Sequence[int], kernel: int, pooling: int, new_features: int, gain: float) -> None:
         super().__init__()
         self.dim = dim
         self.outputs = 0
@@ -44,7 +42,7 @@ class FeatureGeneration(nn.Module):
             self.recombinations.append(linear(fields * dim * maps, fields * dim * new_features))
             self.outputs += fields * new_features
             before = maps
-        self.gain = nn.Parameter(torch.full((self.outputs, 1), GAIN))
+        self.gain = nn.Parameter(torch.full((self.outputs, 1), gain))
 
     def forward(self, vectors: Tensor) -> Tensor:
         x, generated = vectors.unsqueeze(1), []

@@ -39,6 +39,7 @@ class FGCNN(RankingModel):
         kernel: int = Field(7, ge=1, description="neighbouring fields a convolution sees; odd")
         pooling: int = Field(2, ge=1, description="neighbouring fields of which the largest passes on")
         new_features: int = Field(3, ge=1, description="features a layer generates for each field left after pooling")
+        gain: float = Field(0.05, gt=0, description="of generated features at first; 1, the paper's, suits few fields only")
         classifier: str = Field("ipnn", description="model upon the raw and the generated vectors")
         classifier_settings: dict[str, Any] = Field({}, description="that model's own settings")
 
@@ -59,7 +60,7 @@ class FGCNN(RankingModel):
         self.vectors = FieldVectors(numeric, dim)
         self.generation_vectors = FieldVectors(numeric, dim)
         channels = s.channels or _convolutions_for(inputs.count, s.pooling)
-        self.generator = FeatureGeneration(inputs.count, dim, channels, s.kernel, s.pooling, s.new_features)
+        self.generator = FeatureGeneration(inputs.count, dim, channels, s.kernel, s.pooling, s.new_features, s.gain)
         features = _as_id_fields(inputs, self.generator.outputs)
         if build_search(s.classifier, features, dim, s.classifier_settings) is not None:
             raise CtrkitError(

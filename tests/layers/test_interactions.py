@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ctrkit.layers.bilinear import BilinearFusion, BilinearInteraction, Share
 from ctrkit.layers.cin import CompressedInteraction
-from ctrkit.layers.convolution import GAIN, FeatureGeneration
+from ctrkit.layers.convolution import FeatureGeneration
 from ctrkit.layers.cross import CrossAndDeep, CrossNetwork, GatedCross, LowRankCross, MatrixCross, MixtureCross, VectorCross
 from ctrkit.layers.mask import FieldNorm, MaskBlock
 from ctrkit.layers.product import PairwiseProducts, superposed_outer_product
@@ -174,7 +174,7 @@ def test_mask_block_and_field_norm(vectors: Tensor) -> None:
 
 def test_generated_features_step_by_step(vectors: Tensor) -> None:
     """One layer: convolution over fields with zeros beyond the ends, tanh, the largest of neighbours, recombination."""
-    layer = FeatureGeneration(FIELDS + 1, DIM, channels=(2,), kernel=3, pooling=2, new_features=2).eval()
+    layer = FeatureGeneration(FIELDS + 1, DIM, channels=(2,), kernel=3, pooling=2, new_features=2, gain=0.3).eval()
     vectors = torch.randn(ROWS, FIELDS + 1, DIM)
     assert layer.outputs == 6  # 5 fields pooled by 2 leave 3, of 2 new features each
     kernel = layer.convolutions[0][0].weight[:, 0, :, 0]
@@ -183,12 +183,12 @@ def test_generated_features_step_by_step(vectors: Tensor) -> None:
     pooled = [torch.stack([c[:, :2].amax(1), c[:, 2:4].amax(1), c[:, 4]], dim=1) for c in maps]
     recombination = layer.recombinations[0]
     expected = torch.tanh(torch.stack(pooled, dim=1).flatten(1) @ recombination.weight.T).view(ROWS, 6, DIM)
-    torch.testing.assert_close(layer(vectors), GAIN * expected)
+    torch.testing.assert_close(layer(vectors), 0.3 * expected)
 
 
 def test_generation_sees_neighbours_first_and_then_further() -> None:
     """With a kernel of 3 and no pooling, field 0 is out of the first layer's reach from field 2 on, and in the second's at 2."""
-    layer = FeatureGeneration(6, 1, channels=(1, 1), kernel=3, pooling=1, new_features=1).eval()
+    layer = FeatureGeneration(6, 1, channels=(1, 1), kernel=3, pooling=1, new_features=1, gain=0.3).eval()
     x = torch.randn(1, 6, 1)
     moved = x.clone()
     moved[0, 0] += 1

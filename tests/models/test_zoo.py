@@ -225,6 +225,7 @@ BAD = [
     ("dcnv2", {"low_rank": 0}, "low_rank"),
     ("fgcnn", {"kernel": 4}, "must be odd"),
     ("fgcnn", {"channels": ()}, "channels"),
+    ("fgcnn", {"gain": 0}, "gain"),
     ("fgcnn", {"classifier": "autoin"}, "Did you mean 'autoint'"),
     ("fgcnn", {"classifier": "autoint", "classifier_settings": {"heads": 3}}, "must divide attention_dim"),
     ("fgcnn", {"classifier": "ipnn", "classifier_settings": {"heads": 2}}, "unknown key 'heads'"),

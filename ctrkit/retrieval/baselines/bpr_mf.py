@@ -17,7 +17,7 @@ class BprSettings(schema.Settings):
     factors: int = Field(default=64, ge=1)
     iterations: int = Field(default=800, ge=1, description="passes over as many pairs as there are training events")
     learning_rate: float = Field(default=0.05, gt=0)
-    regularisation: float = Field(default=0.03, ge=0)
+    regularisation: float = Field(default=0.02, ge=0)
 
 
 class FixedFactors:
