@@ -189,7 +189,7 @@ def _costs(
                     run = _run_of(result)
                     costs[key] = {**scale.weigh(run), "lookup_ratio": lookup_ratio(run)}
                 except CtrkitError as error:
-                    say(f"{result['run']}: {error}")
+                    say(f"{Choice.of(trial.settings).method} at {Choice.of(trial.settings).budget:g}: {error}")
                 else:
                     with file.open("a") as lines_so_far:
                         lines_so_far.write(json.dumps({"settings": trial.settings, "seed": trial.seed, **costs[key]}) + "\n")
@@ -202,7 +202,7 @@ def _run_of(result: dict[str, Any]) -> Path:
     run = Path(result["run"])
     there = read_result(run)
     if there is None or (there.seed, there.seconds) != (result["seed"], result["seconds"]):
-        raise CtrkitError("the run is no longer there, so its size and speed cannot be measured", "Keep the runs until the report is made")
+        raise CtrkitError(f"no size or speed without the run '{run}', which is gone or another one by now", "Keep the runs until the report is made")
     return run
 
 
