@@ -202,7 +202,9 @@ def _run_of(result: dict[str, Any]) -> Path:
     run = Path(result["run"])
     there = read_result(run)
     if there is None or (there.seed, there.seconds) != (result["seed"], result["seconds"]):
-        raise CtrkitError(f"no size or speed without the run '{run}', which is gone or another one by now", "Keep the runs until the report is made")
+        raise CtrkitError(
+            f"no size or speed without the run '{run}', which is gone or another one by now", "Keep the runs until the report is made"
+        )
     return run
 
 
