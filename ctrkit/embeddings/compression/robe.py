@@ -9,6 +9,7 @@ Z is 16 here, not 1 as in the benchmark of Zhang et al.: it takes fewer hashes a
 With room for the full table h(b) is Z b: nothing collides.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -41,19 +42,31 @@ class RobeCodec(Codec):
 
     def read(self, ids: Tensor, array: Tensor) -> Tensor:
         """The ids' vectors out of an array ``[size]``."""
-        places = ids.unsqueeze(1) * self.dim + torch.arange(self.dim, device=ids.device)
-        if self.size >= self.space.total * self.dim:
-            at = places
-        else:
-            at = (random_places(places // self.block, "robe", self.size) + places % self.block) % self.size
-        signs = random_places(places, "robe signs", 2) * 2 - 1
-        return array.index_select(0, at.flatten()).view(-1, self.dim) * signs
+        together = math.gcd(self.dim, self.block)  # neighbours of one block: hashed once
+        first = _first_of_each(ids, self.dim, together)
+        if self.size < self.space.total * self.dim:
+            first = random_places(first // self.block, "robe", self.size) + first % self.block
+        at = first.unsqueeze(2) + torch.arange(together, device=ids.device)
+        numbers = array.index_select(0, (at % self.size).flatten()).view(-1, self.dim)
+        return numbers * self._signs(ids)
+
+    def _signs(self, ids: Tensor) -> Tensor:
+        """1 or -1 for each number: the bits of a hash, up to four neighbours by one of them. ``[n, dim]``."""
+        together = math.gcd(self.dim, 4)
+        bits = torch.arange(2**together, device=ids.device).unsqueeze(1) // 2 ** torch.arange(together, device=ids.device) % 2
+        chosen = random_places(_first_of_each(ids, self.dim, together), "robe signs", 2**together)
+        return (2 * bits - 1).to(torch.float32).index_select(0, chosen.flatten()).view(-1, self.dim)
 
     def combine(self, ids: Tensor, vectors: Sequence[Tensor]) -> Tensor:
         return self.read(ids, self.array)
 
     def stored(self, parts: Mapping[str, Tensor]) -> nn.Module:
         return StoredRobe(self)
+
+
+def _first_of_each(ids: Tensor, dim: int, together: int) -> Tensor:
+    """The places in the full table of every ``together``-th number of the ids' vectors, int64 ``[n, dim / together]``."""
+    return ids.unsqueeze(1) * dim + torch.arange(0, dim, together, device=ids.device)
 
 
 class StoredRobe(nn.Module):
