@@ -62,7 +62,7 @@ def bad_values(setting: Setting) -> Iterator[str]:
     elif isinstance(setting.default, tuple):
         yield from ("perhaps", "-1", "[-1]")
     else:
-        yield from ("perhaps", "-1", "[1]", ".nan", ".inf")
+        yield from ("perhaps", "-1", "[-1]", ".nan", ".inf")
     if "dropout" in setting.name:
         yield from ("-0.1", "1")
 
