@@ -39,7 +39,7 @@ class FGCNN(RankingModel):
         kernel: int = Field(7, ge=1, description="neighbouring fields a convolution sees; odd")
         pooling: int = Field(2, ge=1, description="neighbouring fields of which the largest passes on")
         new_features: int = Field(3, ge=1, description="features a layer generates for each field left after pooling")
-        gain: float = Field(0.05, gt=0, description="of generated features at first; 1, the paper's, suits few fields only")
+        gain: float = Field(0.05, gt=0, description="of generated features at first; the paper has none, which is 1")
         classifier: str = Field("ipnn", description="model upon the raw and the generated vectors")
         classifier_settings: dict[str, Any] = Field({}, description="that model's own settings")
 
@@ -90,10 +90,12 @@ class FGCNN(RankingModel):
 def _convolutions_for(fields: int, pooling: int) -> tuple[int, ...]:
     """The first, and those of the others that leave two fields or more: one field has no neighbour, and on MovieLens-1M, where four
     convolutions pool seven fields down to one, two had an AUC .003 higher (docs/benchmarks/models.md)."""
-    left = [fields]
-    for _ in _CHANNELS:
-        left.append(-(-left[-1] // pooling))
-    return tuple(maps for maps, after in zip(_CHANNELS, left[1:], strict=True) if after >= 2) or _CHANNELS[:1]
+    channels: list[int] = []
+    for maps in _CHANNELS:
+        fields = -(-fields // pooling)
+        if fields >= 2:
+            channels.append(maps)
+    return tuple(channels) or _CHANNELS[:1]
 
 
 def _as_id_fields(inputs: Inputs, generated: int) -> Inputs:

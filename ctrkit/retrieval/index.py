@@ -106,7 +106,7 @@ class ApproximateIndex:
 def write_index(vectors: np.ndarray, folder: Path, connectivity: int = 16, breadth: int = 128) -> dict[str, Any]:
     """Writes both indexes into an empty folder.
 
-    Items are added to the graph in one thread: added by several at a time, some end up where no search finds them (of 2,000 items 0.1 to 0.7 %
+    Items are added to the graph in one thread: added by several at a time, some end up where no search finds them (of 2,000 items up to 1 %
     of all neighbours, in usearch 2), and no two graphs are alike.
 
     Args:

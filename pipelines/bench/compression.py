@@ -189,7 +189,8 @@ def _costs(
                     run = _run_of(result)
                     costs[key] = {**scale.weigh(run), "lookup_ratio": lookup_ratio(run)}
                 except CtrkitError as error:
-                    say(f"{Choice.of(trial.settings).method} at {Choice.of(trial.settings).budget:g}: {error}")
+                    choice = Choice.of(trial.settings)
+                    say(f"{choice.method} at {choice.budget:g}: {error}")
                 else:
                     with file.open("a") as lines_so_far:
                         lines_so_far.write(json.dumps({"settings": trial.settings, "seed": trial.seed, **costs[key]}) + "\n")

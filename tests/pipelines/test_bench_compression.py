@@ -93,10 +93,13 @@ def test_it_trains_resumes_refuses_and_reports(config: Path, tmp_path: Path, ctr
     again = pl.read_parquet(out / "results.parquet").filter(seed=1)
     assert again.equals(frame), "what was measured is not measured anew"
 
-    shutil.rmtree(tmp_path / "out" / "runs")  # folders are numbered anew
+    reference = tmp_path / "out" / "runs" / "tiny-dnn-1"
+    shutil.rmtree(reference.parent)  # folders are numbered anew
+    reference.mkdir(parents=True)
     trained.clear()
-    assert bench(2, "--method", "double_hash").status == 0
-    assert len(trained) == 4
+    said = bench(2, "--method", "double_hash")
+    assert said.status == 0 and len(trained) == 4
+    assert f"double_hash at 0.5: no size or speed without the run '{reference}'" in said.stderr, "the reference is gone, not the run"
     later = pl.read_parquet(out / "results.parquet").filter(seed=1)
     assert later.filter(pl.col("method") != "double_hash").equals(frame)
     assert later.filter(method="double_hash")["bundle_bytes"].to_list() == [None, None], "what it is compared with is no longer there"
