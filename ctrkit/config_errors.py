@@ -29,8 +29,8 @@ def explain(error: ValidationError, root: type[BaseModel], tree: object = None) 
             lines.append(f"'{where}' is required")
         elif finding["type"] in ("model_type", "model_attributes_type"):
             keys = _known_keys(root, location)
-            such = f", such as {where}.{keys[0]}" if keys else ""
-            lines.append(f"'{where}' is a group of settings, not {finding['input']!r}: give its keys below it{such}")
+            such = f", such as {{{keys[0]}: ..}}" if keys else ""
+            lines.append(f"'{where}' is a group of settings, not {finding['input']!r}: give its keys{such}")
         elif finding["type"] == "union_tag_invalid":
             context = finding.get("ctx", {})
             tags = re.findall(r"'([^']*)'", context["expected_tags"])
