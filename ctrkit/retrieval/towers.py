@@ -36,7 +36,7 @@ class TowerSettings(schema.Settings):
     width: int = Field(default=64, ge=1, description="of a user's and an item's vector")
     dropout: Dropout = 0.0
     normalise: bool = Field(default=True, description="vectors of length 1, so that a score is a cosine over the temperature")
-    temperature: float = Field(default=0.07, gt=0, description="scores are divided by it in the loss")
+    temperature: float = Field(default=0.15, gt=0, description="scores are divided by it in the loss")
     loss: Literal["softmax", "infonce", "bpr"] = Field(
         default="softmax", description="sampled softmax with logQ correction; infonce: without it; bpr: pairs"
     )

@@ -112,7 +112,11 @@ def test_light_convolution_is_the_mean_of_its_layers() -> None:
     model = LightGcn(SEEN, LightGcnSettings(factors=2, layers=2))
     graph = normalised_graph(SEEN).to_dense()
     start = model.start * model.known
-    torch.testing.assert_close(model(), (start + graph @ start + graph @ graph @ start) / 3)
+    expected = (start + graph @ start + graph @ graph @ start) / 3
+    torch.testing.assert_close(model(), expected)
+    weights = torch.randn(expected.shape)
+    gradients = [torch.autograd.grad((found * weights).sum(), model.start)[0] for found in (model(), expected)]
+    torch.testing.assert_close(*gradients)
     assert not model()[6].any(), "an item nobody had is a zero"
 
 

@@ -23,7 +23,7 @@ from ctrkit.retrieval.job import Fitted, Job
 
 class AutoRecSettings(schema.Settings):
     hidden: int = Field(default=500, ge=1)
-    regularisation: float = Field(default=1e-3, ge=0)
+    regularisation: float = Field(default=1e-4, ge=0)
     unseen: float = Field(default=0.1, gt=0, le=1, description="weight of an unseen item's zero; a seen one's is 1")
     users: int = Field(default=128, ge=1, description="of a step")
 
