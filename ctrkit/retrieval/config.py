@@ -50,7 +50,7 @@ class RetrievalTraining(Settings):
     """The optimizer of the towers and when to stop."""
 
     batch_size: int = Field(default=1024, ge=2, description="events a step")
-    epochs: int = Field(default=20, ge=1)
+    epochs: int = Field(default=100, ge=1, description="at most; validation says when to stop")
     learning_rate: float = Field(default=1e-3, gt=0, description="of Adam over the towers; the tables have their own")
     weight_decay: float = Field(default=0.0, ge=0)
     clip_norm: float = Field(default=10.0, ge=0, description="gradient norm of the towers is cut to it; 0 is off")

@@ -23,8 +23,8 @@ def sampled_softmax(
     """
     if log_expected is not None and positive_log_expected is not None:
         positive, scores = positive - positive_log_expected, scores - log_expected
-    logits = torch.cat([positive.unsqueeze(1), scores.masked_fill(same, -torch.inf)], dim=1)
-    return (logits.logsumexp(1) - positive).mean()
+    others = scores.masked_fill(same, -torch.inf).logsumexp(1)
+    return (torch.logaddexp(positive, others) - positive).mean()
 
 
 def besides_the_hardest(scores: Tensor, same: Tensor, hard: int) -> Tensor:
