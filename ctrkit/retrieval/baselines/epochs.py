@@ -32,7 +32,9 @@ def fit_epochs(job: Job, model: nn.Module, epoch: Callable[[int], float], recomm
         seconds += time.perf_counter() - started
         done += 1
         if not math.isfinite(loss):
-            raise CtrkitError(f"the loss is not finite in epoch {done}", "Lower training.learning_rate")
+            raise CtrkitError(
+                f"the loss is not finite in epoch {done}", "Lower the learning rate, training.learning_rate or the model's own"
+            )
         model.eval()
         value = job.validate(recommender())[training.monitor]
         if value > best:

@@ -28,6 +28,7 @@ from ctrkit.retrieval.job import Fitted, Job
 class LightGcnSettings(schema.Settings):
     factors: int = Field(default=64, ge=1)
     layers: int = Field(default=3, ge=1)
+    learning_rate: float = Field(default=5e-3, gt=0)
     regularisation: float = Field(default=1e-4, ge=0)
 
 
@@ -91,7 +92,7 @@ def fit_lightgcn(job: Job, settings: LightGcnSettings) -> Fitted:
     dataset, training = job.dataset, job.experiment.training
     seen = interactions(dataset)
     model = LightGcn(seen, settings)
-    optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
     index = dataset.events.of_split("train")
     trained = np.flatnonzero(dataset.counts)
 
