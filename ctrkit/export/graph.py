@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol, Self, cast
 
 import onnx
 import onnx_ir
@@ -16,7 +17,7 @@ import ctrkit
 from ctrkit.bundle import MODEL_FILE, output_names
 from ctrkit.errors import CtrkitError
 from ctrkit.export.cross import CROSSED
-from ctrkit.export.twin import Twin
+from ctrkit.schema import Inputs
 from ctrkit.transforms.onnx_part import IR_VERSION, OPSETS, OnnxPart
 
 _PREFIX = "@model/"
@@ -30,9 +31,29 @@ _LARGEST_INLINE = 2**30
 _SMALLEST_EXTERNAL = 1024
 
 
+class Exportable(Protocol):
+    """What a graph is made of, such as a ``ctrkit.export.twin.Twin``: a module that takes encoded features by name.
+
+    Attributes:
+        inputs: the fields, and the labels' names.
+        input_names: keys of the call's argument, in their order.
+        crossed: columns of ``@crosses``.
+    """
+
+    inputs: Inputs
+    crossed: int
+
+    @property
+    def input_names(self) -> list[str]: ...
+
+    def eval(self) -> Self: ...
+
+    def __call__(self, encoded: dict[str, Tensor], /) -> Tensor: ...
+
+
 def write_model(
     folder: Path,
-    twin: Twin,
+    twin: Exportable,
     parts: Iterable[OnnxPart],
     *,
     name: str,
@@ -92,7 +113,7 @@ def refuse_loops(graph: onnx.GraphProto) -> None:
 class _OutputsApart(nn.Module):
     """The twin with ``[rows]`` for each task in place of ``[rows, tasks]``."""
 
-    def __init__(self, twin: Twin) -> None:
+    def __init__(self, twin: Exportable) -> None:
         super().__init__()
         self.twin = twin
 
@@ -100,7 +121,7 @@ class _OutputsApart(nn.Module):
         return self.twin(encoded).unbind(1)
 
 
-def _export(twin: Twin, outputs: list[str]) -> onnx_ir.Model:
+def _export(twin: Exportable, outputs: list[str]) -> onnx_ir.Model:
     """The twin alone, any number of rows. Its weights stay the twin's tensors, not copies."""
     rows = torch.export.Dim("rows")
     example, shapes = {}, {}
@@ -113,7 +134,7 @@ def _export(twin: Twin, outputs: list[str]) -> onnx_ir.Model:
         if name.endswith(".lengths"):
             example[name] = torch.tensor([1, 0, 3])
     with _quiet(), torch.no_grad():
-        model = _OutputsApart(twin) if twin.inputs.tasks else twin
+        model = cast(nn.Module, _OutputsApart(twin) if twin.inputs.tasks else twin)
         program = torch.export.export(model.eval(), (example,), dynamic_shapes=(shapes,))
         exported = torch.onnx.export(
             program, dynamo=True, verbose=False, input_names=twin.input_names, output_names=outputs, opset_version=OPSETS[""]

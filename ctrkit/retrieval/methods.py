@@ -1,5 +1,6 @@
 """All retrieval methods by name: what ``model.name`` of a retrieval experiment chooses from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,11 +18,14 @@ from ctrkit.retrieval.baselines.deepfm import DeepFmSettings, fit_deepfm
 from ctrkit.retrieval.baselines.item_knn import ItemKnnSettings, fit_item_knn
 from ctrkit.retrieval.baselines.lightgcn import LightGcnSettings, fit_lightgcn
 from ctrkit.retrieval.baselines.popularity import PopularitySettings, fit_popularity
-from ctrkit.retrieval.baselines.sasrec import SasRecSettings, fit_sasrec
+from ctrkit.retrieval.config import RetrievalExperiment
 from ctrkit.retrieval.dataset import Catalogue
 from ctrkit.retrieval.fusion import FusionSettings, build_fusion, fit_fusion
 from ctrkit.retrieval.job import Fitted, Job
+from ctrkit.retrieval.sasrec import SasRecSettings, fit_sasrec
+from ctrkit.retrieval.sasrec_trained import TrainedSasRec
 from ctrkit.retrieval.towers import TwoTowers
+from ctrkit.retrieval.trained import Trained, TrainedTowers
 from ctrkit.retrieval.two_tower import TwoTowerSettings, build_two_tower, fit_two_tower
 
 
@@ -37,18 +41,32 @@ class Build(Protocol):
     def __call__(self, catalogue: Catalogue, dim: int, settings: Any, /) -> TwoTowers: ...
 
 
+class Load(Protocol):
+    """The method with the weights that its run kept."""
+
+    def __call__(self, experiment: RetrievalExperiment, catalogue: Catalogue, weights: Mapping[str, Any], settings: Any, /) -> Trained: ...
+
+
+def _towers(build: Build) -> Load:
+    def load(experiment: RetrievalExperiment, catalogue: Catalogue, weights: Mapping[str, Any], settings: Any, /) -> Trained:
+        towers = build(catalogue, experiment.embedding.dim, settings)
+        return TrainedTowers(towers, settings.width, experiment, catalogue, weights)
+
+    return load
+
+
 @dataclass(frozen=True)
 class Method:
     """
     Attributes:
-        build: of a method that is two towers, and so can be exported.
+        load: of a method that keeps its weights, and so can be evaluated anew and exported.
     """
 
     name: str
     paper: str
     settings: type[schema.Settings]
     fit: Fit
-    build: Build | None = None
+    load: Load | None = None
 
 
 METHODS = {
@@ -59,14 +77,14 @@ METHODS = {
             "Yi et al., Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations, RecSys 2019",
             TwoTowerSettings,
             fit_two_tower,
-            build_two_tower,
+            _towers(build_two_tower),
         ),
         Method(
             "fusion",
             "Hu et al., Contrastive Learning for Cold Start Recommendation with Adaptive Feature Fusion, arXiv 2502.03664, 2025",
             FusionSettings,
             fit_fusion,
-            build_fusion,
+            _towers(build_fusion),
         ),
         Method(
             "item_knn",
@@ -80,7 +98,7 @@ METHODS = {
         Method("autorec", "Sedhain et al., AutoRec, WWW 2015", AutoRecSettings, fit_autorec),
         Method("deepfm", "Guo et al., DeepFM, IJCAI 2017, asked of every pair", DeepFmSettings, fit_deepfm),
         Method("boosting", "Ke et al., LightGBM, NeurIPS 2017, on features of users and items", BoostingSettings, fit_boosting),
-        Method("sasrec", "Kang & McAuley, Self-Attentive Sequential Recommendation, ICDM 2018", SasRecSettings, fit_sasrec),
+        Method("sasrec", "Kang & McAuley, Self-Attentive Sequential Recommendation, ICDM 2018", SasRecSettings, fit_sasrec, TrainedSasRec),
         Method("popularity", "the items with the most training events, the same for everyone", PopularitySettings, fit_popularity),
     )
 }

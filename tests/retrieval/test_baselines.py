@@ -16,7 +16,6 @@ from ctrkit.retrieval.baselines.interactions import histories
 from ctrkit.retrieval.baselines.item_knn import ItemKnn, ItemKnnSettings, similarities
 from ctrkit.retrieval.baselines.lightgcn import LightGcn, LightGcnSettings, normalised_graph
 from ctrkit.retrieval.baselines.pairs import unseen_items
-from ctrkit.retrieval.baselines.sasrec import SasRec, SasRecRecommender, SasRecSettings, alike, left_aligned
 from ctrkit.retrieval.batch import tower_batch
 from ctrkit.retrieval.config import RetrievalExperiment
 from ctrkit.retrieval.dataset import RetrievalDataset
@@ -40,10 +39,10 @@ SEEN = sparse.csr_array(np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 0]], np.
         {"name": "autorec", "hidden": 16, "users": 16},
         {"name": "deepfm", "hidden": [16]},
         {"name": "boosting", "trees": 30, "leaves": 8},
-        {"name": "sasrec", "factors": 8, "blocks": 1, "length": 8},
-        {"name": "sasrec", "factors": 8, "blocks": 1, "length": 8, "loss": "binary"},
+        {"name": "sasrec", "factors": 8, "blocks": 1},
+        {"name": "sasrec", "factors": 8, "blocks": 1, "loss": "binary"},
     ],
-    ids=lambda model: model["name"],
+    ids=lambda model: "-".join(filter(None, (model["name"], model.get("loss")))),
 )
 def test_every_baseline_beats_popularity(
     experiment: RetrievalExperiment, dataset: RetrievalDataset, tmp_path: Path, model: dict[str, Any]
@@ -119,39 +118,6 @@ def test_light_convolution_is_the_mean_of_its_layers() -> None:
     gradients = [torch.autograd.grad((found * weights).sum(), model.start)[0] for found in (model(), expected)]
     torch.testing.assert_close(*gradients)
     assert not model()[6].any(), "an item nobody had is a zero"
-
-
-def test_a_place_sees_only_what_is_before_it() -> None:
-    torch.manual_seed(0)
-    model = SasRec(9, SasRecSettings(factors=8, heads=2, length=6)).eval()
-    a, b = torch.tensor([[3, 1, 4, 1, 5, 9]]), torch.tensor([[3, 1, 4, 2, 6, 0]])
-    torch.testing.assert_close(model(a)[:, :3], model(b)[:, :3])
-    assert not torch.allclose(model(a)[:, 3], model(b)[:, 3])
-    torch.testing.assert_close(model(a[:, :4])[:, 3], model(a)[:, 3])
-
-
-def test_sequences_are_cut_at_their_beginning_and_padded_at_their_end() -> None:
-    found, lengths = left_aligned(bags([7, 8, 9, 6], [], [2]), 3)
-    assert found.tolist() == [[9, 10, 7], [0, 0, 0], [3, 0, 0]] and lengths.tolist() == [3, 0, 1]
-
-
-def test_sequences_of_like_lengths_go_together_and_none_is_lost() -> None:
-    lengths = np.array([5, 1, 1, 9, 2, 0, 5])
-    parts = alike(lengths, 3)
-    assert sorted(np.concatenate(parts)) == list(range(7))
-    assert [max(lengths[part]) for part in parts] == [1, 5, 9]
-    assert [part.tolist() for part in alike(np.array([3, 1]), 8)] == [[1], [0]]
-
-
-def test_a_user_s_scores_are_the_same_among_others_and_alone(dataset: RetrievalDataset) -> None:
-    torch.manual_seed(0)
-    recommender = SasRecRecommender(SasRec(dataset.items.height, SasRecSettings(factors=8, length=6)).eval(), 6)
-    queries = dataset.queries("test")
-    which = np.random.default_rng(0).permutation(np.repeat(np.arange(len(queries)), 3))
-    assert len(which) > 128, "more than one part"
-    found = recommender.scores(queries, which)
-    alone = [recommender.scores(queries, which[place : place + 1])[0] for place in range(0, len(which), 7)]
-    np.testing.assert_allclose(found[::7], np.stack(alone), rtol=1e-4, atol=1e-5)
 
 
 def test_unseen_items_are_unseen() -> None:

@@ -15,17 +15,22 @@ from ctrkit.retrieval.build_index import build_index, find_bundle
 from ctrkit.retrieval.bundle import ITEM_FILE, USER_FILE, RetrievalBundle, open_retrieval_bundle
 from ctrkit.retrieval.config import RetrievalExperiment
 from ctrkit.retrieval.dataset import RetrievalDataset
-from ctrkit.retrieval.evaluate import rank
+from ctrkit.retrieval.evaluate import measure, rank
+from ctrkit.retrieval.evaluate_run import evaluate_run
 from ctrkit.retrieval.events import Queries
 from ctrkit.retrieval.export import export_towers
+from ctrkit.retrieval.run import read_result
 from ctrkit.retrieval.trainer import train
 from tests.retrieval.test_training import QUIET, SMALL, changed
 
+MODELS = ({"name": "two_tower", **SMALL, "auxiliary": {"kind": "ssl"}}, {"name": "sasrec", "factors": 8, "heads": 2})
 
-@pytest.fixture(scope="module")
-def run(experiment: RetrievalExperiment, dataset: RetrievalDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = {"name": "two_tower", **SMALL, "auxiliary": {"kind": "ssl"}}
-    return train(changed(experiment, tmp_path_factory.mktemp("run"), model, epochs=2), dataset, console=QUIET).run
+
+@pytest.fixture(scope="module", params=MODELS, ids=lambda model: model["name"])
+def run(
+    request: pytest.FixtureRequest, experiment: RetrievalExperiment, dataset: RetrievalDataset, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return train(changed(experiment, tmp_path_factory.mktemp("run"), request.param, epochs=2), dataset, console=QUIET).run
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +83,20 @@ def test_the_exact_index_finds_what_the_evaluation_ranked_first(run: Path, bundl
     assert isinstance(bundle.index().vectors, np.memmap)  # pyright: ignore[reportAttributeAccessIssue]
     again = build_index(bundle)
     assert again["items"] == 40 and sorted(path.name for path in bundle.path.glob("*index*")) == ["index"]
+
+
+def test_what_is_served_ranks_as_the_run_was_measured(run: Path, bundle: RetrievalBundle, dataset: RetrievalDataset) -> None:
+    queries = dataset.queries("test")
+    scores = bundle.user_vectors(dataset.raw_queries(queries.event).to_dicts()) @ bundle.catalogue_vectors().T
+
+    class Served:
+        def scores(self, queries: Queries, which: np.ndarray) -> np.ndarray:
+            return scores[which]
+
+    served = measure(rank(Served(), queries, 40, 5), queries, dataset.counts, (5,))
+    result = read_result(run)
+    assert result is not None and served["mrr"] == pytest.approx(result["test"]["mrr"], rel=1e-3)
+    assert evaluate_run(run, "test")["metrics"] == result["test"]
 
 
 def test_who_looks_for_models_that_score_passes_towers_by(bundle: RetrievalBundle) -> None:
