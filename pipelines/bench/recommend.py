@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 import polars as pl
+from threadpoolctl import threadpool_limits
 
 from ctrkit.retrieval.index import INDEX_FOLDER, ApproximateIndex, ExactIndex, ItemIndex, overlap
 from pipelines.bench.load import request
@@ -78,7 +79,8 @@ def _searched(index: Path, vectors: np.ndarray, queries: int, screen: Terminal) 
     random = np.random.default_rng(1)
     users = vectors[random.integers(0, len(vectors), queries)]
     users = users + NOISE / np.sqrt(users.shape[1]) * random.standard_normal(users.shape, np.float32)
-    exact, spent = _all(ExactIndex(index), users)
+    with threadpool_limits(1):  # products of NumPy take all cores by themselves
+        exact, spent = _all(ExactIndex(index), users)
     rows: list[dict[str, Any]] = [
         {"items": len(vectors), "breadth": 0, **{f"recall@{k}": 1.0 for k in AT}, "queries_per_s": queries / spent}
     ]
