@@ -45,6 +45,7 @@ class ExactIndex:
 
     def search(self, users: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         count = min(count, len(self.vectors))
+        users = users.astype(np.float32, copy=False)  # beside doubles NumPy would make all vectors doubles, anew in each search
         size = max(1, _SCORES_AT_ONCE // len(self.vectors))
         found = [self._best(users[start : start + size] @ self.vectors.T, count) for start in range(0, len(users), size)]
         return np.concatenate([items for items, _ in found]), np.concatenate([scores for _, scores in found])

@@ -77,6 +77,7 @@ def test_the_exact_index_finds_what_the_evaluation_ranked_first(run: Path, bundl
             return users[which] @ bundle.catalogue_vectors().T
 
     np.testing.assert_array_equal(rank(Served(), queries, 40, 5).ranks, rank(Trained(), queries, 40, 5).ranks)
+    assert bundle.index().search(users.astype(np.float64), 40)[1].dtype == np.float32, "the vectors are not made doubles for it"
     assert (np.diff(scores, axis=1) <= 0).all()
     np.testing.assert_allclose(close[:, 0], scores[:, 0], atol=1e-5)
     assert np.mean([len(set(a) & set(b)) for a, b in zip(approximate, found[:, :5], strict=True)]) > 4.5
