@@ -30,12 +30,13 @@ class ItemTable:
     """Items in an order that numbers them.
 
     Args:
-        frame: canonical raw features and ``@key``, a row an item.
+        frame: canonical raw features and ``@key``, a row an item. Its chunks are joined: Polars takes rows of a list column in several by
+            copying the column.
         vectors: float32 ``[items, width]``.
     """
 
     def __init__(self, frame: "pl.DataFrame", vectors: np.ndarray) -> None:
-        self.frame = frame
+        self.frame = frame.rechunk()
         self.vectors = vectors
         self._holders: dict[str, Holders] = {}
 
@@ -141,7 +142,7 @@ class View:
     def with_items(self, frame: "pl.DataFrame", vectors: np.ndarray) -> "View":
         """These items added, or put in the place of those of the same keys."""
         kept = self.without(frame[KEY].to_list())
-        added = ItemTable(kept.added.frame.vstack(frame).rechunk(), np.concatenate([kept.added.vectors, vectors]))
+        added = ItemTable(kept.added.frame.vstack(frame), np.concatenate([kept.added.vectors, vectors]))
         return View(self.base, added, np.concatenate([kept.open, np.ones(frame.height, bool)]))
 
     def without(self, keys: Sequence[Any]) -> "View":

@@ -10,14 +10,16 @@ from typing import Any
 
 import httpx
 import numpy as np
+import polars as pl
 import pytest
 
 from ctrkit.bundle import open_bundle
 from ctrkit.errors import CtrkitError
-from ctrkit.retrieval.bundle import open_retrieval_bundle
+from ctrkit.retrieval.bundle import KEY, open_retrieval_bundle
 from ctrkit.retrieval.index import INDEX_FOLDER, write_index
 from ctrkit.schema import Feature
 from pipelines.bench.synthetic_towers import COLOURS, clustered, write_towers
+from serving.items import ItemTable, View
 from serving.problems import InvalidBody
 from serving.ranker import Ranking
 from serving.repository import Repository
@@ -329,6 +331,16 @@ def test_a_change_that_is_refused_changes_nothing(own: Path) -> None:
             "changed": 1,
         }
         assert change(address, "upsert", [{"item": 5000, "boost": 1}])["changed"] == 1
+
+
+def test_a_catalogue_of_several_chunks_is_joined_once() -> None:
+    """Rows of a list column in several chunks cost Polars a copy of it, and each answer names its items' rows."""
+    parts = [pl.DataFrame({KEY: [number], "tags": [["a", "b"]]}) for number in range(3)]
+    frame = pl.concat(parts, rechunk=False)
+    assert frame.n_chunks() == 3
+    view = View.of(ItemTable(frame, np.zeros((3, 2), np.float32))).with_items(parts[0], np.ones((1, 2), np.float32))
+    assert [table.frame.n_chunks("all") for table in (view.base, view.added)] == [[1, 1], [1, 1]]
+    assert view.keys(np.array([2, 3])) == [2, 0]
 
 
 def test_readers_never_see_half_of_a_change(own: Path) -> None:
