@@ -120,7 +120,7 @@ def index_run(run: Path, to: Path, name: str | None, screen: Terminal) -> dict[s
     built = build_index(find_bundle(run, to, name))
     screen.console.print(
         f"indexed {built['items']:,} items in {built['seconds']:.1f} s: {built['index']}; the approximate index finds "
-        f"{built['overlap']:.1%} of the exact one's first ten",
+        f"{built['recall']:.1%} of the exact one's first ten",
         markup=False,
     )
     return built

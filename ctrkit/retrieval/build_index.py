@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from ctrkit.errors import CtrkitError
 from ctrkit.retrieval.bundle import RetrievalBundle, open_retrieval_bundle, tower_versions
-from ctrkit.retrieval.index import INDEX_FOLDER, ApproximateIndex, ExactIndex, overlap, write_index
+from ctrkit.retrieval.index import INDEX_FOLDER, ApproximateIndex, ExactIndex, recall, write_index
 from ctrkit.retrieval.run import read_run
 
 
@@ -31,8 +31,8 @@ def build_index(bundle: RetrievalBundle) -> dict[str, Any]:
     """Encodes the catalogue with the exported item tower and writes both indexes; an older index is replaced when the new one is whole.
 
     Returns:
-        ``{index, items, width, connectivity, breadth, seconds, overlap}``; overlap: of the approximate index's first ten items with the
-        exact one's, over the bundle's golden users.
+        ``{index, items, width, connectivity, breadth, seconds, recall}``; recall: the share of the exact index's first ten items that the
+        approximate one finds, over the bundle's golden users.
     """
     started = time.perf_counter()
     folder = bundle.path / INDEX_FOLDER
@@ -41,7 +41,7 @@ def build_index(bundle: RetrievalBundle) -> dict[str, Any]:
         scratch.mkdir()
         about = write_index(bundle.catalogue_vectors(), scratch)
         users = bundle.user_vectors(bundle.golden().users)
-        exact, approximate = (kind(scratch).search(users, 10)[0] for kind in (ExactIndex, ApproximateIndex))
+        exact, approximate = (kind(scratch).search(users, 10)[1] for kind in (ExactIndex, ApproximateIndex))
         if folder.exists():
             folder.rename(scratch / "old")
         scratch.rename(folder)
@@ -52,4 +52,4 @@ def build_index(bundle: RetrievalBundle) -> dict[str, Any]:
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return {"index": str(folder), **about, "seconds": time.perf_counter() - started, "overlap": overlap(approximate, exact)}
+    return {"index": str(folder), **about, "seconds": time.perf_counter() - started, "recall": recall(approximate, exact)}

@@ -4,7 +4,6 @@ Needs NumPy and usearch; never torch.
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -138,10 +137,15 @@ def read_about(folder: Path) -> dict[str, Any]:
         raise _damaged(folder, error) from error
 
 
-def overlap(found: Sequence[np.ndarray] | np.ndarray, exact: Sequence[np.ndarray] | np.ndarray) -> float:
-    """Share of the exact index' items that the other one found too, over all users."""
-    shared = [len(np.intersect1d(mine, true)) / len(true) for mine, true in zip(found, exact, strict=True)]
-    return float(np.mean(shared))
+def recall(found: np.ndarray, exact: np.ndarray) -> float:
+    """Share of the best items that an index found, over all users; an item that scores as high as the last of the best is one of them.
+
+    Args:
+        found: the scores of what it found, ``[users, count]``.
+        exact: those of the exact index.
+    """
+    last = exact[:, -1:]
+    return float((found >= last - 1e-5 * np.maximum(1, np.abs(last))).mean())
 
 
 def _damaged(folder: Path, reason: object) -> CtrkitError:

@@ -16,7 +16,7 @@ import orjson
 import polars as pl
 from threadpoolctl import threadpool_limits
 
-from ctrkit.retrieval.index import INDEX_FOLDER, ApproximateIndex, ExactIndex, ItemIndex, overlap
+from ctrkit.retrieval.index import INDEX_FOLDER, ApproximateIndex, ExactIndex, ItemIndex, recall
 from pipelines.bench.load import request
 from pipelines.bench.page import Heading, Paragraph, Table, write_page
 from pipelines.bench.service_process import service_process
@@ -86,8 +86,8 @@ def _searched(index: Path, vectors: np.ndarray, queries: int, screen: Terminal) 
     ]
     for breadth in BREADTHS:
         found, spent = _all(ApproximateIndex(index, breadth, threads=1), users)
-        recall = {f"recall@{k}": overlap([mine[:k] for mine in found], [true[:k] for true in exact]) for k in AT}
-        rows.append({"items": len(vectors), "breadth": breadth, **recall, "queries_per_s": queries / spent})
+        shares = {f"recall@{k}": recall(found[:, :k], exact[:, :k]) for k in AT}
+        rows.append({"items": len(vectors), "breadth": breadth, **shares, "queries_per_s": queries / spent})
     for row in rows:
         kind = f"breadth {row['breadth']}" if row["breadth"] else "exact"
         screen.console.print(
@@ -96,12 +96,13 @@ def _searched(index: Path, vectors: np.ndarray, queries: int, screen: Terminal) 
     return rows
 
 
-def _all(index: ItemIndex, users: np.ndarray) -> tuple[list[np.ndarray], float]:
-    """What is found for each user, and the seconds that it took; once before, unmeasured, since files are mapped."""
+def _all(index: ItemIndex, users: np.ndarray) -> tuple[np.ndarray, float]:
+    """The scores of what is found for each user, and the seconds that it took; once before, unmeasured, since files are mapped."""
     index.search(users[:1], max(AT))
     started = time.perf_counter()
-    found = [index.search(user[None], max(AT))[0][0] for user in users]
-    return found, time.perf_counter() - started
+    found = [index.search(user[None], max(AT))[1][0] for user in users]
+    spent = time.perf_counter() - started
+    return np.stack(found), spent
 
 
 def _asked(repo: Path, size: int, concurrency: Sequence[int], seconds: float, screen: Terminal) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from ctrkit.retrieval.evaluate import measure, rank
 from ctrkit.retrieval.evaluate_run import evaluate_run
 from ctrkit.retrieval.events import Queries
 from ctrkit.retrieval.export import export_towers
+from ctrkit.retrieval.index import recall
 from ctrkit.retrieval.run import read_result
 from ctrkit.retrieval.trainer import train
 from tests.retrieval.test_training import QUIET, SMALL, changed
@@ -60,7 +61,7 @@ def test_a_history_changes_a_users_vector_and_a_missing_one_is_empty(bundle: Ret
 
 def test_the_exact_index_finds_what_the_evaluation_ranked_first(run: Path, bundle: RetrievalBundle, dataset: RetrievalDataset) -> None:
     built = build_index(find_bundle(run, run.parent / "repo"))
-    assert built["items"] == 40 and built["overlap"] > 0.95
+    assert built["items"] == 40 and built["recall"] > 0.95
     queries = dataset.queries("test")
     users = bundle.user_vectors(dataset.raw_queries(queries.event).to_dicts())
     found, scores = bundle.index().search(users, 40)
@@ -98,6 +99,13 @@ def test_what_is_served_ranks_as_the_run_was_measured(run: Path, bundle: Retriev
     result = read_result(run)
     assert result is not None and served["mrr"] == pytest.approx(result["test"]["mrr"], rel=1e-3)
     assert evaluate_run(run, "test")["metrics"] == result["test"]
+
+
+def test_an_index_is_as_good_as_its_scores() -> None:
+    exact = np.array([[3.0, 2.0, 2.0], [0.0, 0.0, 0.0]], np.float32)
+    assert recall(exact, exact) == 1
+    assert recall(np.array([[3.0, 2.0, 1.0], [0.0, 0.0, 0.0]], np.float32), exact) == pytest.approx(5 / 6), "any of equal items will do"
+    assert recall(np.array([[3.0, 2.0, -np.inf], [0.0, -1.0, -np.inf]], np.float32), exact) == pytest.approx(3 / 6)
 
 
 def test_who_looks_for_models_that_score_passes_towers_by(bundle: RetrievalBundle) -> None:
