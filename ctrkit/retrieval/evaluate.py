@@ -53,7 +53,8 @@ def rank(recommender: Recommender, queries: Queries, items: int, length: int) ->
         ValueError: a score that is no finite number.
     """
     length = min(length, items - int(np.diff(queries.seen[1]).max(initial=0)))
-    place = np.argsort(np.argsort(random_keys(0, items, seed=0)))
+    by_place = np.argsort(random_keys(0, items, seed=0))
+    place = np.argsort(by_place)
     lists, ranks = [], []
     for which in _parts(len(queries), items):
         scores = np.array(recommender.scores(queries, which), np.float32)
@@ -61,7 +62,7 @@ def rank(recommender: Recommender, queries: Queries, items: int, length: int) ->
             raise ValueError("a recommender gave a score that is no finite number")
         seen, offsets = take_bags(queries.seen, which)
         scores[np.repeat(np.arange(len(which)), np.diff(offsets)), seen] = -np.inf
-        lists.append(_top(scores, length, place))
+        lists.append(_top(scores, length, place, by_place))
         targets, offsets = take_bags(queries.targets, which)
         ranks.append(_ranks(scores, np.repeat(np.arange(len(which)), np.diff(offsets)), targets, place))
     return Ranked(np.concatenate(lists), np.concatenate(ranks))
@@ -151,10 +152,15 @@ def _parts(queries: int, items: int) -> Iterator[np.ndarray]:
         yield np.arange(start, min(start + size, queries))
 
 
-def _top(scores: np.ndarray, length: int, place: np.ndarray) -> np.ndarray:
-    """Items of the highest scores of each row, falling; equal ones by ``place``."""
+def _top(scores: np.ndarray, length: int, place: np.ndarray, by_place: np.ndarray) -> np.ndarray:
+    """Items of the highest scores of each row, falling; equal ones by ``place``, whose order ``by_place`` is."""
     least = np.partition(scores, -length, axis=1)[:, -length, None]
-    row, item = np.divmod(np.flatnonzero(scores >= least), scores.shape[1])  # seven times as fast as nonzero
+    chosen = scores >= least
+    for row in np.flatnonzero(np.count_nonzero(chosen, axis=1) > 2 * length):  # of many that are equal only the first are sorted
+        equal = np.flatnonzero(scores[row, by_place] == least[row])
+        above = np.count_nonzero(scores[row] > least[row])
+        chosen[row, by_place[equal[length - above :]]] = False
+    row, item = np.divmod(np.flatnonzero(chosen), scores.shape[1])  # seven times as fast as nonzero
     best_first = np.lexsort((place[item], -scores[row, item], row))
     starts = offsets_of(np.bincount(row, minlength=len(scores)))[:-1]
     return item[best_first][starts[:, None] + np.arange(length)]
