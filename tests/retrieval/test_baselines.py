@@ -10,7 +10,7 @@ from scipy import sparse
 
 from ctrkit.retrieval.baselines.als import Als, AlsSettings
 from ctrkit.retrieval.baselines.autorec import AutoRec, AutoRecSettings, loss_of
-from ctrkit.retrieval.baselines.boosting import PairFeatures
+from ctrkit.retrieval.baselines.boosting import PairFeatures, value_shares
 from ctrkit.retrieval.baselines.deepfm import DeepFmRecommender, DeepFmSettings, PairModel
 from ctrkit.retrieval.baselines.interactions import histories
 from ctrkit.retrieval.baselines.item_knn import ItemKnn, ItemKnnSettings, similarities
@@ -148,6 +148,15 @@ def test_the_trees_see_the_same_of_a_pair_alone_and_in_the_catalogue(dataset: Re
     differing = np.flatnonzero(one_less[0] != everything[1])
     assert len(differing) == 1 and one_less[0, differing[0]] == pytest.approx(np.log1p(dataset.counts[1] - 1))
     assert len(features.categorical) == 2 + 2, "colour and shape, taste and hour: no user, no item"
+
+
+def test_the_trees_read_columns_that_polars_lends() -> None:
+    """They cannot be written to, and their values are in the file's order, some twice."""
+    values, offsets = bags([3, 1, 3], [2])
+    values.flags.writeable = False
+    shares = value_shares((values, offsets)).toarray()
+    np.testing.assert_allclose(shares, [[0, 1 / 5**0.5, 0, 2 / 5**0.5], [0, 0, 1, 0]], rtol=1e-6)
+    assert values.tolist() == [3, 1, 3, 2]
 
 
 def test_what_a_history_shares_with_an_item_is_the_mean_cosine(dataset: RetrievalDataset) -> None:

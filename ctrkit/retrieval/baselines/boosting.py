@@ -50,7 +50,7 @@ class PairFeatures:
         self._item_columns = np.column_stack([*columns, np.zeros(items.count)]).astype(np.float32)  # the last is the count
         self._counts = dataset.counts
         fields = [(name, (ids, np.arange(items.count + 1))) for name, ids in items.ids.items() if name != key]
-        self._values = [_value_shares(bags) for _, bags in [*fields, *items.bags.items()]]
+        self._values = [value_shares(bags) for _, bags in [*fields, *items.bags.items()]]
 
     @property
     def categorical(self) -> list[int]:
@@ -147,10 +147,11 @@ def _columns(rows: Rows, key: str) -> tuple[list[np.ndarray], list[int]]:
 
 def _matrix(bags: Bags, columns: int) -> Any:
     values, offsets = bags
-    return sparse.csr_array((np.ones(len(values), np.float32), values, offsets), shape=(len(offsets) - 1, columns))
+    own = values.copy()  # SciPy sorts it in place
+    return sparse.csr_array((np.ones(len(values), np.float32), own, offsets), shape=(len(offsets) - 1, columns))
 
 
-def _value_shares(bags: Bags) -> Any:
+def value_shares(bags: Bags) -> Any:
     """``[items, values]``, rows of length 1: the inner product of two items is the cosine of their values."""
     found = _matrix(bags, int(bags[0].max(initial=0)) + 1)
     found.sum_duplicates()
