@@ -68,7 +68,7 @@ def export_towers(run: Path, repo: Path, name: str | None = None) -> ExportedTow
     method, settings = method_of(experiment.model)
     if method.load is None:
         able = [one.name for one in METHODS.values() if one.load]
-        raise CtrkitError(f"the run '{run}' is of '{method.name}', which is not two towers", f"Export a run of {', '.join(able)}")
+        raise CtrkitError(f"the run '{run}' is of '{method.name}', whose weights are not kept", f"Export a run of {', '.join(able)}")
     trained = method.load(experiment, catalogue, read_weights(run), settings)
     graphs = _graphs(catalogue, trained, experiment.export.golden_rows)
     name = name or experiment.export.name or experiment.name
