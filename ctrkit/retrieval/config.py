@@ -44,6 +44,9 @@ class Evaluation(Settings):
     """What is measured over the full catalogue."""
 
     at: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(10, 50), min_length=1, description="lengths of the recommended lists")
+    valid_queries: int | None = Field(
+        default=None, ge=1, description="validation asks so many, the same in every epoch, drawn at random; default all; the test asks all"
+    )
 
 
 class RetrievalTraining(Settings):

@@ -13,6 +13,7 @@ import polars as pl
 from pydantic import ValidationError
 
 from ctrkit.data.files import find_files
+from ctrkit.data.splits import random_keys
 from ctrkit.errors import CtrkitError
 from ctrkit.retrieval.config import RetrievalExperiment
 from ctrkit.retrieval.events import TRAIN, Events, Queries, queries_of
@@ -117,9 +118,12 @@ class RetrievalDataset(Catalogue):
         """Training events of each user, int64 ``[users]``."""
         return np.bincount(self.events.user[self.events.split == TRAIN], minlength=self.users.height)
 
-    def queries(self, split: str) -> Queries:
-        """What is asked on a split."""
-        return queries_of(self.events, split)
+    def queries(self, split: str, at_most: int | None = None) -> Queries:
+        """What is asked on a split: all, or so many of them, drawn at random, the same whenever they are asked for."""
+        queries = queries_of(self.events, split)
+        if at_most is None or at_most >= len(queries):
+            return queries
+        return queries.take(np.sort(np.argsort(random_keys(0, len(queries), seed=0))[:at_most]))
 
     def encoded_users(self, events: np.ndarray) -> Rows:
         """What the user tower takes of these events' users and contexts, without their histories."""

@@ -10,7 +10,7 @@ import numpy as np
 from ctrkit.data.splits import cut, random_keys, time_keys
 from ctrkit.errors import CtrkitError
 from ctrkit.retrieval.config import RetrievalSplit
-from ctrkit.retrieval.rows import Bags, offsets_of, slices
+from ctrkit.retrieval.rows import Bags, offsets_of, slices, take_bags
 
 TRAIN, VALID, TEST, LEFT_OUT = 0, 1, 2, 3
 SPLIT_CODES = {"train": TRAIN, "valid": VALID, "test": TEST}
@@ -83,6 +83,11 @@ class Queries:
 
     def __len__(self) -> int:
         return len(self.event)
+
+    def take(self, which: np.ndarray) -> Queries:
+        """Those of the queries, by number."""
+        bags = (take_bags(of, which) for of in (self.targets, self.history, self.seen))
+        return Queries(self.event[which], self.user[which], self.cold_user[which], *bags)
 
 
 def queries_of(events: Events, split: str) -> Queries:

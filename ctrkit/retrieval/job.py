@@ -1,6 +1,7 @@
 """What a method is given to train, and what it gives back."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
@@ -8,6 +9,7 @@ from rich.console import Console
 from ctrkit.retrieval.config import RetrievalExperiment
 from ctrkit.retrieval.dataset import RetrievalDataset
 from ctrkit.retrieval.evaluate import Recommender, measure, rank
+from ctrkit.retrieval.events import Queries
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,13 @@ class Job:
 
     def validate(self, recommender: Recommender) -> dict[str, float]:
         """Metrics on the valid split."""
-        queries, at = self.dataset.queries("valid"), self.experiment.evaluation.at
+        queries, at = self._valid, self.experiment.evaluation.at
         ranked = rank(recommender, queries, self.dataset.items.height, max(at))
         return measure(ranked, queries, self.dataset.counts, at)
+
+    @cached_property
+    def _valid(self) -> Queries:
+        return self.dataset.queries("valid", self.experiment.evaluation.valid_queries)
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False)

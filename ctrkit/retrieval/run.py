@@ -73,7 +73,7 @@ def find_unfinished(experiment: RetrievalExperiment, dataset: RetrievalDataset, 
     """The run to resume: ``run_dir``, or the newest without a result.
 
     Raises:
-        CtrkitError: there is none, or it was trained with another model, on another dataset or in other batches.
+        CtrkitError: there is none, or it was trained with another model, on another dataset, in other batches or with another validation.
     """
     if run_dir is not None:
         folder = run_dir
@@ -87,8 +87,9 @@ def find_unfinished(experiment: RetrievalExperiment, dataset: RetrievalDataset, 
         folder = waiting[-1]
     before = read_run(folder)
     changed = [key for key in ("model", "embedding") if getattr(before, key) != getattr(experiment, key)]
-    fixed = ("batch_size", "seed", "weight_decay")
+    fixed = ("batch_size", "seed", "weight_decay", "monitor")
     changed += [f"training.{key}" for key in fixed if getattr(before.training, key) != getattr(experiment.training, key)]
+    changed += ["evaluation.valid_queries"] * (before.evaluation.valid_queries != experiment.evaluation.valid_queries)
     if changed:
         raise CtrkitError(
             f"the run '{folder}' cannot be resumed with another {', '.join(changed)}", "Set it back, or train anew without --resume"

@@ -70,14 +70,15 @@ def train(
 
 
 def evaluate(experiment: RetrievalExperiment, dataset: RetrievalDataset, recommender: Recommender, split: str) -> dict[str, Any]:
-    """``{metrics, slices}`` of a split, over the full catalogue.
+    """``{metrics, slices}`` of a split, over the full catalogue; validation asks ``evaluation.valid_queries``.
 
     Raises:
         CtrkitError: no queries are made of that split.
     """
     if split not in ("valid", "test"):
         raise CtrkitError(f"a retrieval run is not evaluated on '{split}'", "Name valid or test")
-    queries, at = dataset.queries(split), experiment.evaluation.at
+    at = experiment.evaluation.at
+    queries = dataset.queries(split, experiment.evaluation.valid_queries if split == "valid" else None)
     ranked = rank(recommender, queries, dataset.items.height, max(at))
     slices = measure_slices(ranked, queries, dataset.counts, dataset.user_counts, at)
     return {"metrics": measure(ranked, queries, dataset.counts, at), "slices": slices}

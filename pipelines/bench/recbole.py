@@ -20,7 +20,7 @@ from ctrkit.retrieval.events import Queries
 MODELS = {"recbole_bpr": "BPR", "recbole_lightgcn": "LightGCN", "recbole_sasrec": "SASRec"}
 _SCRIPT = Path(__file__).parent / "recbole_script.py"
 _LONGEST = 50
-"""Items of a history, as RecBole's default has it."""
+"""Items of a history where the dataset has none: RecBole's default."""
 
 
 def run_recbole(python: Path, dataset: RetrievalDataset, method: str, seed: int, at: Sequence[int]) -> dict[str, Any]:
@@ -41,9 +41,10 @@ def run_recbole(python: Path, dataset: RetrievalDataset, method: str, seed: int,
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="ctrkit-recbole-") as name:
         folder = Path(name)
-        _write_logs(dataset, folder)
+        longest = max((field.length for field in dataset.query_inputs.sequences), default=_LONGEST)
+        _write_logs(dataset, longest, folder)
         _write_queries(queries, dataset.items.height, folder)
-        command = [str(python), "-P", str(_SCRIPT), str(folder), MODELS[method], str(seed), str(max(at))]
+        command = [str(python), "-P", str(_SCRIPT), str(folder), MODELS[method], str(seed), str(max(at)), str(longest)]
         ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder)
         if ended.returncode != 0:
             raise CtrkitError(f"RecBole's {MODELS[method]} failed: {ended.stderr.strip()[-500:]}")
@@ -58,7 +59,7 @@ def run_recbole(python: Path, dataset: RetrievalDataset, method: str, seed: int,
     }
 
 
-def _write_logs(dataset: RetrievalDataset, folder: Path) -> None:
+def _write_logs(dataset: RetrievalDataset, longest: int, folder: Path) -> None:
     """RecBole's files: pairs of users and items, and the same with the history of each moment."""
     for kind in ("pairs", "sequences"):
         (folder / kind).mkdir()
@@ -67,7 +68,7 @@ def _write_logs(dataset: RetrievalDataset, folder: Path) -> None:
         pairs = pl.DataFrame({"user_id:token": dataset.events.user[index], "item_id:token": dataset.events.item[index]})
         pairs.write_csv(folder / "pairs" / f"pairs.{split}.inter", separator="\t")
         items, offsets = dataset.events.histories(index)
-        past = pl.Series([" ".join(map(str, items[max(a, b - _LONGEST) : b])) for a, b in pairwise(offsets)])
+        past = pl.Series([" ".join(map(str, items[max(a, b - longest) : b])) for a, b in pairwise(offsets)])
         known = pairs.with_columns(past.alias("item_id_list:token_seq")).filter(pl.Series(np.diff(offsets) > 0))
         known.write_csv(folder / "sequences" / f"sequences.{split}.inter", separator="\t", quote_style="never")
 

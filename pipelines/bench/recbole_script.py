@@ -1,8 +1,9 @@
 """Trains a model of RecBole on what ``pipelines.bench.recbole`` wrote and ranks the catalogue for its queries.
 
-Run as ``PYTHON recbole_script.py FOLDER MODEL SEED LENGTH`` by a Python that has RecBole 1.2.1 and scipy<1.12 (its LightGCN needs it); it knows nothing of ctrkit. Settings are
-RecBole's own defaults, but that it evaluates every fifth epoch: it stops when NDCG@10 on validation has not risen for fifteen epochs, and
-takes the weights that were best.
+Run as ``PYTHON recbole_script.py FOLDER MODEL SEED LENGTH LONGEST``, the lengths being those of the lists and of the histories, by a Python
+that has RecBole 1.2.1 and scipy<1.12 (its LightGCN needs it); it knows nothing of ctrkit. Settings are RecBole's own defaults, but that
+histories are as long as the dataset's and that it evaluates every fifth epoch: it stops when NDCG@10 on validation has not risen for fifteen
+epochs, and takes the weights that were best.
 """
 
 import json
@@ -21,7 +22,7 @@ QUERIES_AT_ONCE = 256
 SEQUENTIAL = ("SASRec",)
 
 
-def settings(folder: Path, model: str, seed: int) -> dict[str, object]:
+def settings(folder: Path, model: str, seed: int, longest: int) -> dict[str, object]:
     sequential = model in SEQUENTIAL
     columns = ["user_id", "item_id", *(["item_id_list"] if sequential else [])]
     shared: dict[str, object] = {
@@ -40,12 +41,13 @@ def settings(folder: Path, model: str, seed: int) -> dict[str, object]:
         "seed": seed,
         "state": "WARNING",
     }
-    return {**shared, "alias_of_item_id": ["item_id_list"], "train_neg_sample_args": None} if sequential else shared
+    own = {"alias_of_item_id": ["item_id_list"], "train_neg_sample_args": None, "MAX_ITEM_LIST_LENGTH": longest}
+    return {**shared, **own} if sequential else shared
 
 
-def main(folder: Path, name: str, seed: int, length: int) -> None:
+def main(folder: Path, name: str, seed: int, length: int, longest: int) -> None:
     started = time.perf_counter()
-    config = Config(model=name, dataset="sequences" if name in SEQUENTIAL else "pairs", config_dict=settings(folder, name, seed))
+    config = Config(model=name, dataset="sequences" if name in SEQUENTIAL else "pairs", config_dict=settings(folder, name, seed, longest))
     init_seed(seed, config["reproducibility"])
     dataset = create_dataset(config)
     train, valid, _ = data_preparation(config, dataset)
@@ -55,7 +57,7 @@ def main(folder: Path, name: str, seed: int, length: int) -> None:
     best, _ = trainer.fit(train, valid, saved=True, show_progress=False)
     model.load_state_dict(torch.load(trainer.saved_model_file, weights_only=False)["state_dict"])
     model.eval()
-    lists, ranks = ranked(model, dataset, np.load(folder / "queries.npz"), name in SEQUENTIAL, length)
+    lists, ranks = ranked(model, dataset, np.load(folder / "queries.npz"), longest if name in SEQUENTIAL else 0, length)
     np.savez(folder / "ranked.npz", lists=lists, ranks=ranks)
     params = sum(parameter.numel() for parameter in model.parameters())
     (folder / "result.json").write_text(json.dumps({"valid": best, "params": params, "seconds": time.perf_counter() - started}))
@@ -63,9 +65,13 @@ def main(folder: Path, name: str, seed: int, length: int) -> None:
 
 @torch.no_grad()
 def ranked(
-    model: torch.nn.Module, dataset: object, asked: dict[str, np.ndarray], sequential: bool, length: int
+    model: torch.nn.Module, dataset: object, asked: dict[str, np.ndarray], longest: int, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first items of every query ``[queries, length]``, seen ones left out, and the rank of every target from 1."""
+    """The first items of every query ``[queries, length]``, seen ones left out, and the rank of every target from 1.
+
+    Args:
+        longest: of the histories; 0 for a model that takes none.
+    """
     user_ids, item_ids = (dataset.field2token_id[field] for field in ("user_id", "item_id"))  # pyright: ignore[reportAttributeAccessIssue]
     items = int(asked["items"])
     known = np.array([item_ids.get(str(item), 0) for item in range(items)])
@@ -74,10 +80,10 @@ def ranked(
     for first in range(0, len(users), QUERIES_AT_ONCE):
         which = range(first, min(first + QUERIES_AT_ONCE, len(users)))
         batch = {"user_id": torch.from_numpy(users[which.start : which.stop])}
-        if sequential:
-            past = [known[_bag(asked, "history", query)][-50:] for query in which]
+        if longest:
+            past = [known[_bag(asked, "history", query)][-longest:] for query in which]
             batch["item_length"] = torch.tensor([max(1, len(one)) for one in past])
-            batch["item_id_list"] = torch.zeros(len(past), 50, dtype=torch.int64)
+            batch["item_id_list"] = torch.zeros(len(past), longest, dtype=torch.int64)
             for row, one in enumerate(past):
                 batch["item_id_list"][row, : len(one)] = torch.from_numpy(one)
         scores = model.full_sort_predict(Interaction(batch)).view(len(which), -1).numpy()[:, known]  # pyright: ignore[reportCallIssue]
@@ -95,4 +101,4 @@ def _bag(asked: dict[str, np.ndarray], name: str, query: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:6]))

@@ -99,9 +99,9 @@ PERFECT_PEER = """#!{python}
 import json, sys
 from pathlib import Path
 import numpy as np
-safe, script, folder, model, seed, length = sys.argv[1:]
+safe, script, folder, model, seed, length, longest = sys.argv[1:]
 folder = Path(folder)
-assert (safe, Path(script).name, model, seed) == ("-P", "recbole_script.py", "BPR", "1")
+assert (safe, Path(script).name, model, seed, longest) == ("-P", "recbole_script.py", "BPR", "1", "50")
 asked = np.load(folder / "queries.npz")
 for kind, columns in (("pairs", 2), ("sequences", 3)):
     for split in ("train", "valid"):

@@ -10,11 +10,11 @@ import torch
 from rich.console import Console
 
 from ctrkit.errors import CtrkitError
-from ctrkit.retrieval.config import RetrievalExperiment
+from ctrkit.retrieval.config import Evaluation, RetrievalExperiment
 from ctrkit.retrieval.dataset import RetrievalDataset
 from ctrkit.retrieval.events import TRAIN
 from ctrkit.retrieval.negatives import Negatives
-from ctrkit.retrieval.run import read_weights
+from ctrkit.retrieval.run import create_run, read_weights
 from ctrkit.retrieval.trainer import train
 from ctrkit.retrieval.training import TowerTraining
 
@@ -50,6 +50,35 @@ def test_every_kind_beats_chance(experiment: RetrievalExperiment, dataset: Retri
     assert result.test["recall@5"] > 0.25
     assert json.loads((result.run / "result.json").read_text())["test"] == result.test
     assert result.slices["warm_items"]["queries"] == 120
+
+
+def test_validation_may_ask_fewer(experiment: RetrievalExperiment, dataset: RetrievalDataset, tmp_path: Path) -> None:
+    """The same queries whenever it asks, and the test asks all."""
+    few = experiment.model_copy(update={"evaluation": Evaluation(at=(5,), valid_queries=7)})
+    result = train(changed(few, tmp_path, {"name": "popularity"}, monitor="ndcg@5"), dataset, console=QUIET)
+    asked, whole = dataset.queries("valid", 7), dataset.queries("valid")
+    assert len(asked) == 7 and np.array_equal(asked.event, dataset.queries("valid", 7).event)
+    found = np.searchsorted(whole.event, asked.event)
+    np.testing.assert_array_equal(whole.targets[0][found], asked.targets[0])
+    for mine, all_of_them in ((asked.seen, whole.seen), (asked.history, whole.history)):
+        for place, query in enumerate(found):
+            own, other = (bags[0][slice(*bags[1][row : row + 2])] for bags, row in ((mine, place), (all_of_them, query)))
+            np.testing.assert_array_equal(own, other)
+    assert result.valid["recall@5"] * 7 == pytest.approx(round(result.valid["recall@5"] * 7)), "a mean of seven"
+    assert result.slices["warm_items"]["queries"] == 120
+
+
+def test_another_validation_is_not_resumed(experiment: RetrievalExperiment, dataset: RetrievalDataset, tmp_path: Path) -> None:
+    """Its best value would be one of other queries, or of another metric."""
+    model = {"name": "two_tower", **SMALL}
+    begun = changed(experiment, tmp_path, model)
+    create_run(begun, dataset, None)
+    for other, named in (
+        (begun.model_copy(update={"evaluation": begun.evaluation.model_copy(update={"valid_queries": 7})}), "evaluation.valid_queries"),
+        (changed(begun, tmp_path, model, monitor="mrr"), "training.monitor"),
+    ):
+        with pytest.raises(CtrkitError, match=f"cannot be resumed with another {named}"):
+            train(other, dataset, console=QUIET, resume=True)
 
 
 def test_training_sees_training_events_alone(
