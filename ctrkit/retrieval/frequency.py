@@ -5,7 +5,8 @@
     B[h(y)] <- (1 - alpha) B[h(y)] + alpha (t - A[h(y)])        the average gap between two batches that hold y
     A[h(y)] <- t
 
-and y is in a batch with probability 1 / B[h(y)]. With several hashes the largest gap is taken: items that share a slot make it look
+With that alone an item of few events keeps the initial gap for tens of batches. So the n-th gap of a slot has the weight 1 / (n + 1) while
+that is larger than alpha: the first gaps and the initial one are averaged. y is in a batch with probability 1 / B[h(y)]. With several hashes the largest gap is taken: items that share a slot make it look
 shorter (section 4.2, "multiple hashings").
 """
 
@@ -20,7 +21,7 @@ from ctrkit.data.splits import random_keys
 
 
 class FrequencySettings(schema.Settings):
-    learning_rate: float = Field(default=0.05, gt=0, le=1, description="alpha, the weight of the latest gap")
+    learning_rate: float = Field(default=0.05, gt=0, le=1, description="alpha, the least weight of the latest gap")
     buckets: int = Field(default=2**20, ge=2, description="slots of each hash")
     hashes: int = Field(default=2, ge=1)
 
@@ -37,6 +38,7 @@ class FrequencyEstimator:
         shape = (settings.hashes, settings.buckets)
         self._latest = np.zeros(shape, np.float64)
         self._gap = np.full(shape, max(initial, 1.0))
+        self._gaps_seen = np.zeros(shape, np.int64)
         self._salts = random_keys(0, settings.hashes, seed) | np.uint64(1)
         self._step = 0
 
@@ -47,11 +49,12 @@ class FrequencyEstimator:
             items: of its events, int64 ``[batch]``.
         """
         self._step += 1
-        alpha = self._settings.learning_rate
         distinct = np.unique(items)
         for row in range(self._settings.hashes):
             slots = np.unique(self._slots(distinct, row))
-            self._gap[row, slots] += alpha * (self._step - self._latest[row, slots] - self._gap[row, slots])
+            self._gaps_seen[row, slots] += 1
+            weight = np.maximum(self._settings.learning_rate, 1 / (1 + self._gaps_seen[row, slots]))
+            self._gap[row, slots] += weight * (self._step - self._latest[row, slots] - self._gap[row, slots])
             self._latest[row, slots] = self._step
 
     def log_probability(self, items: np.ndarray) -> np.ndarray:
@@ -61,10 +64,12 @@ class FrequencyEstimator:
 
     def state(self) -> dict[str, Any]:
         """All it has learned, to go on with later."""
-        return {"latest": torch.from_numpy(self._latest.copy()), "gap": torch.from_numpy(self._gap.copy()), "step": self._step}
+        arrays = {"latest": self._latest, "gap": self._gap, "gaps_seen": self._gaps_seen}
+        return {**{name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, "step": self._step}
 
     def load(self, state: dict[str, Any]) -> None:
-        self._latest, self._gap, self._step = state["latest"].numpy().copy(), state["gap"].numpy().copy(), state["step"]
+        self._latest, self._gap, self._gaps_seen = (state[name].numpy().copy() for name in ("latest", "gap", "gaps_seen"))
+        self._step = state["step"]
 
     def _slots(self, items: np.ndarray, row: int) -> np.ndarray:
         """Multiply-shift hashing (Dietzfelbinger et al., 1997): the high half of a product, modulo the slots."""

@@ -79,12 +79,17 @@ class Negatives:
         return np.concatenate([uniform, np.minimum(places, len(self._shares) - 1)]).astype(np.int64)
 
     def candidates(self, positives: np.ndarray, positive_vectors: Tensor, drawn: np.ndarray, drawn_vectors: Tensor) -> Candidates:
-        """All candidates of the step; then the batch's positives go to the memory."""
+        """All candidates of the step; then the batch's positives go to the memory.
+
+        An item that several of a batch's events have is one candidate: how often one is *expected* counts the batches that hold it.
+        """
+        items, first = np.unique(positives, return_index=True)
+        own = items, positive_vectors[torch.from_numpy(first).to(positive_vectors.device)]
         parts = [(drawn, drawn_vectors), *self._memory]
         if self._settings.in_batch:
-            parts.insert(0, (positives, positive_vectors))
+            parts.insert(0, own)
         if self._settings.memory and self._step > self._settings.memory_warmup:
-            self._memory.append((positives, positive_vectors.detach()))
+            self._memory.append((items, own[1].detach()))
         return Candidates(np.concatenate([items for items, _ in parts]), torch.cat([vectors for _, vectors in parts]))
 
     def log_expected(self, items: np.ndarray) -> Tensor:

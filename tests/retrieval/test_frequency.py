@@ -10,13 +10,14 @@ from ctrkit.retrieval.frequency import FrequencyEstimator, FrequencySettings
 
 @given(st.integers(1, 20), st.floats(0.01, 1.0), st.integers(1, 30), st.floats(1.0, 100.0))
 def test_an_item_in_every_kth_batch_has_a_gap_that_tends_to_k(period: int, alpha: float, times: int, initial: float) -> None:
-    """``B_n = k + (1 - alpha)^n (B_0 - k)``: the recurrence solved."""
+    """The recurrence solved: a mean while ``1 / (n + 1) > alpha``, then ``B_n = k + (1 - alpha)^(n - m) (B_m - k)``."""
     estimator = FrequencyEstimator(FrequencySettings(learning_rate=alpha, hashes=1), initial)
     for _ in range(times):
         for _ in range(period - 1):
             estimator.update(np.array([7]))
         estimator.update(np.array([3, 7]))
-    expected = period + (1 - alpha) ** times * (initial - period)
+    mean = sum(1 / (n + 1) > alpha for n in range(1, times + 1))
+    expected = period + (1 - alpha) ** (times - mean) * (initial - period) / (mean + 1)
     assert np.exp(-estimator.log_probability(np.array([3])))[0] == pytest.approx(expected)
 
 
@@ -38,6 +39,16 @@ def test_frequencies_of_a_skewed_stream_are_found() -> None:
     truth = 1 - (1 - shares) ** 8
     error = estimator.log_probability(np.arange(50)) - np.log(truth)
     assert np.abs(error).mean() < 0.15
+
+
+def test_few_batches_are_enough_to_tell_frequent_items_from_rare_ones() -> None:
+    """Ten batches with one item in each, the other in the first: the initial gap of 40 weighs no more than one of theirs."""
+    estimator = FrequencyEstimator(FrequencySettings(learning_rate=0.05), 40.0)
+    estimator.update(np.array([1, 2]))
+    for _ in range(9):
+        estimator.update(np.array([1]))
+    frequent, rare = np.exp(-estimator.log_probability(np.array([1, 2])))
+    assert frequent == pytest.approx(50 / 11) and rare == pytest.approx(41 / 2)
 
 
 def test_several_hashes_tell_apart_what_one_confuses() -> None:

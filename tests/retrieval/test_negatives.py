@@ -30,6 +30,21 @@ def test_expectations_of_kinds_add_up() -> None:
     np.testing.assert_allclose(np.exp(negatives.log_expected(np.array([0, 2])).numpy()), 1 + 8 / 4, rtol=1e-4)
 
 
+def test_sampled_sums_are_those_of_the_catalogue() -> None:
+    """``E[sum over candidates of exp(s - log expected)]`` is the softmax's denominator, with popular items several times in a batch too."""
+    counts, random = np.array([600, 200, 100, 60, 30, 10]), np.random.default_rng(0)
+    events = np.repeat(np.arange(6), counts)
+    negatives = Negatives(settings(in_batch=True, frequency={"learning_rate": 0.001}), counts, 8)
+    vectors = torch.tensor([0.5, 2.0, 1.0, 3.0, 1.5, 2.5])[:, None]
+    found = []
+    for _ in range(6000):
+        positives = random.choice(events, 8)
+        drawn = negatives.draw(positives, random)
+        candidates = negatives.candidates(positives, vectors[positives], drawn, vectors[drawn])
+        found.append(float((candidates.vectors[:, 0].exp() * (-negatives.log_expected(candidates.items)).exp()).sum()))
+    assert np.mean(found[2000:]) == pytest.approx(float(vectors.exp().sum()), rel=0.03)
+
+
 def test_the_memory_holds_the_batches_before() -> None:
     negatives, random = Negatives(settings(in_batch=True, memory=2, memory_warmup=1), COUNTS, 2), np.random.default_rng(0)
     sizes = []
