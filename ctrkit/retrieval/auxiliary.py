@@ -65,12 +65,20 @@ class Extra:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Vectors of a step: the main task's users and positives ``[batch, width]``, and those of ``Extra``'s rows."""
+    """Vectors of a step.
+
+    Attributes:
+        users, positives: the main task's, ``[batch, width]``.
+        extra_users, extra_items: of ``Extra``'s rows.
+        user_numbers, item_numbers: who the main task's rows are of, int64 ``[batch]``.
+    """
 
     users: Tensor
     positives: Tensor
     extra_users: Tensor
     extra_items: Tensor
+    user_numbers: Tensor
+    item_numbers: Tensor
 
 
 class Auxiliary(Protocol):

@@ -8,8 +8,8 @@ parts. Their form here is this module's choice, since no code of the paper's and
     fusion      v = normalise(W concat(g_m z_m)),  g = softmax(V concat(z))
     loss        sampled softmax + weight (contrastive(v_item, v_item') + contrastive(v_user, v_user'))
 
-v' is of the same row as a cold one would be: without its id, and without a share of the other fields. The other rows of the batch are its
-negatives. What is masked has a vector that is learned, and an id that was never trained on has that same vector.
+v' is of the same row as a cold one would be: without its id, and without a share of the other fields. Rows of other items, or other users,
+of the batch are its negatives. What is masked has a vector that is learned, and an id that was never trained on has that same vector.
 """
 
 from collections.abc import Sequence
@@ -116,8 +116,9 @@ class ColdViews:
 
     def loss(self, encoded: Encoded) -> Tensor:
         temperature = self._settings.auxiliary_temperature
-        items = contrastive(encoded.positives, encoded.extra_items, temperature)
-        return self._settings.weight * (items + contrastive(encoded.users, encoded.extra_users, temperature))
+        items = contrastive(encoded.positives, encoded.extra_items, temperature, encoded.item_numbers)
+        users = contrastive(encoded.users, encoded.extra_users, temperature, encoded.user_numbers)
+        return self._settings.weight * (items + users)
 
 
 def build_fusion(catalogue: Catalogue, dim: int, settings: FusionSettings) -> TwoTowers:

@@ -41,10 +41,16 @@ def bpr(positive: Tensor, scores: Tensor, same: Tensor) -> Tensor:
     return losses.masked_fill(same, 0).sum() / (~same).sum().clamp(min=1)
 
 
-def contrastive(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+def contrastive(first: Tensor, second: Tensor, temperature: float, numbers: Tensor | None = None) -> Tensor:
     """Batch softmax over cosines: each row of ``first`` finds its own row of ``second`` among all of them (Yao et al., CIKM 2021, eq. 1).
 
     ``-1/N sum_i log(exp(cos(z_i, z'_i) / t) / sum_j exp(cos(z_i, z'_j) / t))``. Both ``[N, width]``.
+
+    Args:
+        numbers: who the rows are of, ``[N]``: others of the same one are no negatives. None: all are of different ones.
     """
-    cosines = functional.normalize(first, dim=1) @ functional.normalize(second, dim=1).t()
-    return functional.cross_entropy(cosines / temperature, torch.arange(len(first), device=first.device))
+    scores = functional.normalize(first, dim=1) @ functional.normalize(second, dim=1).t() / temperature
+    if numbers is not None:
+        same = numbers.unsqueeze(1) == numbers
+        scores = scores.masked_fill(same.fill_diagonal_(False), -torch.inf)
+    return functional.cross_entropy(scores, torch.arange(len(first), device=first.device))

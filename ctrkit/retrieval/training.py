@@ -154,7 +154,8 @@ class TowerTraining:
         loss = self._main(users, positive, positives, self.negatives.candidates(positives, positive, drawn, negative))
         if extra is None or auxiliary is None:
             return loss
-        return loss + auxiliary.loss(Encoded(users, positive, others, rest))
+        numbers = (torch.from_numpy(who).to(users.device) for who in (dataset.events.user[events], positives))
+        return loss + auxiliary.loss(Encoded(users, positive, others, rest, *numbers))
 
     def _main(self, users: Tensor, positive: Tensor, positives: np.ndarray, candidates: Candidates) -> Tensor:
         temperature = self.settings.temperature

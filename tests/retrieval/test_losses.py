@@ -67,3 +67,12 @@ def test_contrastive_of_orthogonal_vectors() -> None:
     expected = math.log(math.exp(1 / temperature) + (n - 1)) - 1 / temperature
     torch.testing.assert_close(contrastive(torch.eye(n) * 3, torch.eye(n), temperature), torch.tensor(expected))
     torch.testing.assert_close(contrastive(torch.ones(n, 2), torch.ones(n, 2), temperature), torch.tensor(math.log(n)))
+
+
+def test_contrastive_rows_of_the_same_one_are_no_negatives() -> None:
+    """A popular item is in a batch many times; it is not to be pushed away from itself."""
+    vectors = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    scores = functional.normalize(vectors[0], dim=1) @ functional.normalize(vectors[1], dim=1).t() / 0.2
+    of_others = ([0, 1, 3], [0, 1, 2, 3], [1, 2, 3], [0, 1, 2, 3])
+    expected = torch.stack([scores[row, allowed].logsumexp(0) - scores[row, row] for row, allowed in enumerate(of_others)]).mean()
+    torch.testing.assert_close(contrastive(vectors[0], vectors[1], 0.2, torch.tensor([7, 8, 7, 9])), expected)
