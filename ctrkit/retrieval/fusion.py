@@ -8,7 +8,7 @@ parts. Their form here is this module's choice, since no code of the paper's and
     fusion      v = normalise(W concat(g_m z_m)),  g = softmax(V concat(z))
     loss        sampled softmax + weight (contrastive(v_item, v_item') + contrastive(v_user, v_user'))
 
-v' is of the same row as a cold one would be: without its id, and without a share of the other fields. Rows of other items, or other users,
+v' is of the same row as a cold one would be: without its id, and without a share of the other fields, of which one stays. Rows of other items, or other users,
 of the batch are its negatives. What is masked has a vector that is learned, and an id that was never trained on has that same vector.
 """
 
@@ -36,7 +36,7 @@ class FusionSettings(TowerSettings):
     selection: bool = Field(default=True, description="adaptive weights of features; false: all weigh the same")
     gate: bool = Field(default=True, description="adaptive weights of modalities; false: all weigh the same")
     weight: Weight = 0.1
-    share: Share = Field(default=0.3, description="of the fields beside the id that a cold view lacks")
+    share: Share = Field(default=0.3, description="of the fields beside the id that a cold view lacks; one stays")
     auxiliary_temperature: Temperature = 0.1
 
 
@@ -105,20 +105,30 @@ class ColdViews:
         return None
 
     def draw(self, queries: Rows, positives: Rows, random: np.random.Generator) -> Extra:
-        query_mask, item_mask = (self._mask(queries.count, *side, random) for side in self._sides)
-        return Extra(positives, item_mask, queries, query_mask)
+        (queries, query_mask), (items, item_mask) = (
+            self._view(rows, *side, random) for rows, side in zip((queries, positives), self._sides, strict=True)
+        )
+        return Extra(items, item_mask, queries, query_mask)
 
-    def _mask(self, rows: int, fields: int, own: int | None, random: np.random.Generator) -> np.ndarray:
-        masked = random.random((rows, fields)) < self._settings.share
+    def _view(self, rows: Rows, fields: int, own: int | None, random: np.random.Generator) -> tuple[Rows, np.ndarray]:
+        """The rows and what is masked in them: one field beside the id stays; no rows where there is none."""
+        others = [field for field in range(fields) if field != own]
+        if not others:
+            return rows.take(np.zeros(0, np.int64)), np.zeros((0, fields), bool)
+        masked = random.random((rows.count, fields)) < self._settings.share
         if own is not None:
             masked[:, own] = True
-        return masked
+        blank = np.flatnonzero(masked.all(1))
+        masked[blank, random.choice(others, len(blank))] = False
+        return rows, masked
 
     def loss(self, encoded: Encoded) -> Tensor:
-        temperature = self._settings.auxiliary_temperature
-        items = contrastive(encoded.positives, encoded.extra_items, temperature, encoded.item_numbers)
-        users = contrastive(encoded.users, encoded.extra_users, temperature, encoded.user_numbers)
-        return self._settings.weight * (items + users)
+        sides = (
+            (encoded.positives, encoded.extra_items, encoded.item_numbers),
+            (encoded.users, encoded.extra_users, encoded.user_numbers),
+        )
+        terms = [contrastive(whole, view, self._settings.auxiliary_temperature, who) for whole, view, who in sides if len(view)]
+        return self._settings.weight * sum(terms, encoded.users.new_zeros(()))
 
 
 def build_fusion(catalogue: Catalogue, dim: int, settings: FusionSettings) -> TwoTowers:

@@ -52,6 +52,17 @@ def test_a_cold_view_never_has_the_id() -> None:
     assert 0.4 < extra.item_mask.mean() < 0.6 and 0.4 < extra.query_mask[:, :2].mean() < 0.6
 
 
+def test_a_cold_view_shows_something() -> None:
+    """Of two fields, one the id, the other stays; of the id alone no view is made."""
+    two, one = (Inputs(id_fields=INPUTS.id_fields[:count], numeric_fields=()) for count in (2, 1))
+    rows = Rows(50, {}, {}, {})
+    extra = ColdViews(FusionSettings(share=0.9), two, two, 0, None).draw(rows, rows, np.random.default_rng(0))
+    assert extra.query_mask is not None and extra.query_mask.tolist() == [[True, False]] * 50
+    assert not extra.item_mask.all(1).any() and extra.item_mask.any()
+    none = ColdViews(FusionSettings(), one, one, 0, 0).draw(rows, rows, np.random.default_rng(0))
+    assert none.queries is not None and (none.queries.count, none.items.count) == (0, 0)
+
+
 def test_modalities_are_the_users_attributes_history_and_context(dataset: RetrievalDataset) -> None:
     towers = build_fusion(dataset, 8, SETTINGS)
     user, item = towers.user, towers.item
