@@ -2,8 +2,8 @@
 
 Run as ``PYTHON recbole_script.py FOLDER MODEL SEED LENGTH LONGEST``, the lengths being those of the lists and of the histories, by a Python
 that has RecBole 1.2.1 and scipy<1.12 (its LightGCN needs it); it knows nothing of ctrkit. Settings are RecBole's own defaults, but that
-histories are as long as the dataset's and that it evaluates every fifth epoch: it stops when NDCG@10 on validation has not risen for fifteen
-epochs, and takes the weights that were best.
+histories are as long as the dataset's, and that it stops when NDCG@10 on validation has not risen for fifteen epochs, evaluated every fifth, and
+SASRec, whose epochs are long, for three, as ctrkit's does; it takes the weights that were best.
 """
 
 import json
@@ -41,7 +41,7 @@ def settings(folder: Path, model: str, seed: int, longest: int) -> dict[str, obj
         "seed": seed,
         "state": "WARNING",
     }
-    own = {"alias_of_item_id": ["item_id_list"], "train_neg_sample_args": None, "MAX_ITEM_LIST_LENGTH": longest}
+    own = {"alias_of_item_id": ["item_id_list"], "train_neg_sample_args": None, "MAX_ITEM_LIST_LENGTH": longest, "eval_step": 1}
     return {**shared, **own} if sequential else shared
 
 
