@@ -6,8 +6,8 @@
     A[h(y)] <- t
 
 With that alone an item of few events keeps the initial gap for tens of batches. So the n-th gap of a slot has the weight 1 / (n + 1) while
-that is larger than alpha: the first gaps and the initial one are averaged. y is in a batch with probability 1 / B[h(y)]. With several hashes the largest gap is taken: items that share a slot make it look
-shorter (section 4.2, "multiple hashings").
+that is larger than alpha: the first gaps and the initial one are averaged. y is in a batch with probability 1 / B[h(y)]. With several hashes
+the largest gap is taken: items that share a slot make it look shorter (section 4.2, "multiple hashings").
 """
 
 from typing import Any

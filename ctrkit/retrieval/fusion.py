@@ -8,8 +8,9 @@ parts. Their form here is this module's choice, since no code of the paper's and
     fusion      v = normalise(W concat(g_m z_m)),  g = softmax(V concat(z))
     loss        sampled softmax + weight (contrastive(v_item, v_item') + contrastive(v_user, v_user'))
 
-v' is of the same row as a cold one would be: without its id, and without a share of the other fields, of which one stays. Rows of other items, or other users,
-of the batch are its negatives. What is masked has a vector that is learned, and an id that was never trained on has that same vector.
+v' is of the same row as a cold one would be: without its id, and without a share of the other fields, of which one stays.
+Rows of other items, or other users, of the batch are its negatives. What is masked has a vector that is learned, and an id that was never
+trained on has that same vector.
 """
 
 from collections.abc import Sequence

@@ -75,9 +75,7 @@ def ranked(
     user_ids, item_ids = (dataset.field2token_id[field] for field in ("user_id", "item_id"))  # pyright: ignore[reportAttributeAccessIssue]
     items = int(asked["items"])
     known = np.array([item_ids.get(str(item), 0) for item in range(items)])
-    users = np.array(
-        [user_ids.get(str(user), 0) if longest else user_ids[str(user)] for user in asked["user"]]
-    )  # SASRec reads histories alone
+    users = np.array([user_ids.get(str(user), 0) for user in asked["user"]])  # 0: no history, and SASRec reads nothing else
     lists, ranks = [], []
     for first in range(0, len(users), QUERIES_AT_ONCE):
         which = range(first, min(first + QUERIES_AT_ONCE, len(users)))
