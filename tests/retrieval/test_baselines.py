@@ -11,11 +11,13 @@ from scipy import sparse
 from ctrkit.retrieval.baselines.als import Als, AlsSettings
 from ctrkit.retrieval.baselines.autorec import AutoRec, AutoRecSettings, loss_of
 from ctrkit.retrieval.baselines.boosting import PairFeatures, value_shares
+from ctrkit.retrieval.baselines.bpr_mf import BprSettings, MatrixFactors, fit_bpr
 from ctrkit.retrieval.baselines.deepfm import DeepFmRecommender, DeepFmSettings, PairModel
 from ctrkit.retrieval.baselines.interactions import histories
 from ctrkit.retrieval.baselines.item_knn import ItemKnn, ItemKnnSettings, similarities
 from ctrkit.retrieval.baselines.lightgcn import LightGcn, LightGcnSettings, normalised_graph
 from ctrkit.retrieval.baselines.pairs import unseen_items
+from ctrkit.retrieval.baselines.pairwise import FixedVectors
 from ctrkit.retrieval.batch import tower_batch
 from ctrkit.retrieval.config import RetrievalExperiment
 from ctrkit.retrieval.dataset import RetrievalDataset
@@ -34,7 +36,7 @@ SEEN = sparse.csr_array(np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 0]], np.
     [
         {"name": "item_knn"},
         {"name": "als", "factors": 8},
-        {"name": "bpr_mf", "factors": 8},
+        {"name": "bpr_mf", "factors": 8, "learning_rate": 0.02},
         {"name": "lightgcn", "factors": 8, "layers": 2},
         {"name": "autorec", "hidden": 16, "users": 16},
         {"name": "deepfm", "hidden": [16]},
@@ -100,6 +102,39 @@ def test_deepfm_gives_every_pair_what_it_gives_a_single_one(shop: Path, tmp_path
     assert dataset.query_inputs.numeric_fields == ("hour",) and dataset.item_inputs.numeric_fields == ("price",)
 
 
+def test_bpr_learns_what_is_popular(tmp_path: Path) -> None:
+    """Its other item is drawn uniformly: were it drawn by popularity, an item would be the better one as often as the other."""
+    random = np.random.default_rng(0)
+    rows = [f"{user},{item}" for user in range(200) for item in range(20) if random.random() < 0.9 / (1 + item / 2)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item", *rows]))
+    experiment = RetrievalExperiment.model_validate(
+        {
+            "task": "retrieval",
+            "name": "popular",
+            "data": {"path": str(tmp_path / "log.csv")},
+            "user": "user",
+            "item": "item",
+            "split": {"by": "leave-random-out"},
+            "item_features": [{"name": "item", "kind": "categorical", "dtype": "int"}],
+            "user_features": [{"name": "user", "kind": "categorical", "dtype": "int"}],
+            "training": {"batch_size": 64, "epochs": 5, "threads": 1, "monitor": "ndcg@5"},
+            "evaluation": {"at": [5]},
+            "output": str(tmp_path / "out"),
+        }
+    )
+    dataset = prepare(experiment)
+    model = fit_bpr(Job(experiment, dataset, tmp_path, QUIET), BprSettings(factors=4, learning_rate=0.02)).recommender
+    assert isinstance(model, FixedVectors)
+    assert np.corrcoef(model.items[:, -1], np.log(dataset.counts))[0, 1] > 0.9
+    assert (model.users[:, -1] == 1).all()
+
+
+def test_a_factor_without_events_is_zero() -> None:
+    vectors = MatrixFactors(torch.tensor([True, False]), torch.tensor([False, True, True]), 3)(torch.arange(5))[0]
+    assert (vectors[[1, 2], :-1] == 0).all() and (vectors[[0, 3, 4], :-1] != 0).all()
+    assert vectors[:, -1].tolist() == [1, 1, 0, 0, 0], "of a user 1, of an item its bias"
+
+
 def test_the_graph_is_normalised_by_both_degrees() -> None:
     graph = normalised_graph(SEEN).to_dense().numpy()
     assert graph.shape == (7, 7)
@@ -113,11 +148,14 @@ def test_light_convolution_is_the_mean_of_its_layers() -> None:
     graph = normalised_graph(SEEN).to_dense()
     start = model.start * model.known
     expected = (start + graph @ start + graph @ graph @ start) / 3
-    torch.testing.assert_close(model(), expected)
+    torch.testing.assert_close(model.spread(), expected)
     weights = torch.randn(expected.shape)
-    gradients = [torch.autograd.grad((found * weights).sum(), model.start)[0] for found in (model(), expected)]
+    gradients = [torch.autograd.grad((found * weights).sum(), model.start)[0] for found in (model.spread(), expected)]
     torch.testing.assert_close(*gradients)
-    assert not model()[6].any(), "an item nobody had is a zero"
+    assert not model.spread()[6].any(), "an item nobody had is a zero"
+    vectors, learned = model(torch.tensor([4, 0]))
+    torch.testing.assert_close(vectors, expected[[4, 0]])
+    torch.testing.assert_close(learned, model.start[[4, 0]])
 
 
 def test_unseen_items_are_unseen() -> None:

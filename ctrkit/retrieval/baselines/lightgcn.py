@@ -2,7 +2,7 @@
 
     E_(k+1) = D^-1/2 A D^-1/2 E_k        A: the graph's adjacency, D its degrees
     E       = mean of E_0 .. E_K
-    loss    = BPR on <e_u, e_i> - <e_u, e_j>  +  lambda / (2 batch) (|u_0|^2 + |i_0|^2 + |j_0|^2)
+    loss    = BPR on E, its penalty on E_0
 
 A user or item without training events has no neighbours; its vector is zero here, not the random one that it started with.
 """
@@ -18,10 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctrkit import schema
-from ctrkit.retrieval.baselines.bpr_mf import FixedFactors
-from ctrkit.retrieval.baselines.epochs import fit_epochs
 from ctrkit.retrieval.baselines.interactions import interactions
-from ctrkit.retrieval.baselines.pairs import unseen_items
+from ctrkit.retrieval.baselines.pairwise import Vectors, fit_pairs
 from ctrkit.retrieval.job import Fitted, Job
 
 
@@ -32,7 +30,7 @@ class LightGcnSettings(schema.Settings):
     regularisation: float = Field(default=1e-4, ge=0)
 
 
-class LightGcn(nn.Module):
+class LightGcn(Vectors):
     """
     Args:
         seen: training events, a SciPy matrix ``[users, items]``.
@@ -50,8 +48,11 @@ class LightGcn(nn.Module):
         self.register_buffer("graph", graph, persistent=False)
         self.register_buffer("known", torch.from_numpy(_degrees(seen) > 0).unsqueeze(1), persistent=False)
 
-    def forward(self) -> Tensor:
-        """``[users + items, factors]``."""
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return functional.embedding(rows, self.spread()), functional.embedding(rows, self.start)
+
+    def spread(self) -> Tensor:
+        """``E``, ``[users + items, factors]``."""
         layer = self.start * self.known
         total = layer
         for _ in range(self.layers):
@@ -89,34 +90,6 @@ def _degrees(seen: Any) -> np.ndarray:
 
 
 def fit_lightgcn(job: Job, settings: LightGcnSettings) -> Fitted:
-    dataset, training = job.dataset, job.experiment.training
-    seen = interactions(dataset)
-    model = LightGcn(seen, settings)
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
-    index = dataset.events.of_split("train")
-    trained = np.flatnonzero(dataset.counts)
-
-    def epoch(number: int) -> float:
-        random = np.random.default_rng([training.seed, number])
-        order, total = random.permutation(index), 0.0
-        for start in range(0, len(order), training.batch_size):
-            batch = order[start : start + training.batch_size]
-            user, item = dataset.events.user[batch], dataset.events.item[batch]
-            other = unseen_items(seen, user, trained, random)
-            rows = [torch.from_numpy(part) for part in (user, item + model.users, other + model.users)]
-            vectors = model()
-            u, i, j = (vectors[row] for row in rows)
-            penalty = sum((model.start[row].square().sum() for row in rows), torch.zeros(())) / (2 * len(batch))
-            loss = functional.softplus((u * j).sum(1) - (u * i).sum(1)).mean() + settings.regularisation * penalty
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += float(loss.detach()) * len(batch)
-        return total / len(order)
-
-    def recommender() -> FixedFactors:
-        with torch.no_grad():
-            vectors = model().numpy()
-        return FixedFactors(vectors[: model.users], vectors[model.users :])
-
-    return fit_epochs(job, model, epoch, recommender, len(index))
+    model = LightGcn(interactions(job.dataset), settings)
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
+    return fit_pairs(job, model, optimizer, settings.regularisation)
