@@ -162,7 +162,10 @@ def retrieval(
     peer: Annotated[
         Path | None,
         typer.Option(
-            "--peer-python", metavar="PYTHON", help="The Python that RecBole 1.2 and scipy<1.12 are installed for.", show_default=False
+            "--peer-python",
+            metavar="PYTHON",
+            help="The Python that RecBole 1.2, scipy<1.12 and pandas<3 are installed for.",
+            show_default=False,
         ),
     ] = None,
     out: Out = Path("out/bench-retrieval"),
