@@ -2,7 +2,8 @@
 
 Trained to tell events from pairs of their users with items they never had. The trees see no ids: the features of the user and of the item,
 how often the item and the user occur in training, and for each feature of the items how much of the user's history shares this item's value.
-An event's own occurrence does not count for its item: the targets of a query were not counted either.
+They learn from one part of the training events, and items are counted in the others: were an event's item counted without that one event, the trees
+would know it by its smaller count.
 """
 
 from dataclasses import dataclass
@@ -28,7 +29,9 @@ class BoostingSettings(schema.Settings):
     leaves: int = Field(default=31, ge=2)
     learning_rate: float = Field(default=0.1, gt=0)
     negatives: int = Field(default=4, ge=1, description="items that the user never had, for each event")
-    events: int = Field(default=200_000, ge=1, description="at most so many training events, drawn at random")
+    events: int = Field(
+        default=200_000, ge=1, description="to learn from, drawn at random: at most so many, and half of the training events"
+    )
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,18 @@ class Moments:
 
 
 class PairFeatures:
-    """The trees' columns."""
+    """The trees' columns.
 
-    def __init__(self, dataset: RetrievalDataset) -> None:
+    Args:
+        counts: training events of each item, ``[items]``.
+    """
+
+    def __init__(self, dataset: RetrievalDataset, counts: np.ndarray) -> None:
         self._dataset = dataset
         items = dataset.encoded_items
         key = dataset.item_key.name
         columns, self._categorical = _columns(items, key)
-        self._item_columns = np.column_stack([*columns, np.zeros(items.count)]).astype(np.float32)  # the last is the count
-        self._counts = dataset.counts
+        self._item_columns = np.column_stack([*columns, np.log1p(counts)]).astype(np.float32)
         fields = [(name, (ids, np.arange(items.count + 1))) for name, ids in items.ids.items() if name != key]
         self._values = [value_shares(bags) for _, bags in [*fields, *items.bags.items()]]
 
@@ -69,24 +75,16 @@ class PairFeatures:
         shares = sparse.diags_array(1 / np.maximum(lengths, 1)) @ history
         return Moments(np.column_stack([*columns, np.log1p(lengths)]).astype(np.float32), sparse.csr_array(shares))
 
-    def pairs(self, moments: Moments, row: np.ndarray, item: np.ndarray, own: int = 0) -> np.ndarray:
-        """float32 ``[pairs, columns]`` of moments and items.
-
-        Args:
-            own: occurrences of each item that do not count.
-        """
-        items = self._item_columns[item]
-        items[:, -1] = np.log1p(self._counts[item] - own)
+    def pairs(self, moments: Moments, row: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """float32 ``[pairs, columns]`` of moments and items."""
         shared = [_shared(moments.history @ values, values, row, item) for values in self._values]
-        return np.column_stack([items, moments.columns[row], *shared]).astype(np.float32, copy=False)
+        return np.column_stack([self._item_columns[item], moments.columns[row], *shared]).astype(np.float32, copy=False)
 
     def all_pairs(self, moments: Moments) -> np.ndarray:
         """The same of every moment with every item, ``[moments * items, columns]``."""
         count, items = len(moments.columns), len(self._item_columns)
-        catalogue = self._item_columns.copy()
-        catalogue[:, -1] = np.log1p(self._counts)
         shared = [np.asarray((moments.history @ values @ values.T).toarray(), np.float32).reshape(-1) for values in self._values]
-        return np.column_stack([np.tile(catalogue, (count, 1)), np.repeat(moments.columns, items, axis=0), *shared])
+        return np.column_stack([np.tile(self._item_columns, (count, 1)), np.repeat(moments.columns, items, axis=0), *shared])
 
 
 class Boosting:
@@ -114,16 +112,17 @@ def fit_boosting(job: Job, settings: BoostingSettings) -> Fitted:
 
     dataset, training = job.dataset, job.experiment.training
     random = np.random.default_rng(training.seed)
-    index = dataset.events.of_split("train")
-    index = np.sort(random.permutation(index)[: settings.events])
-    features = PairFeatures(dataset)
     items = dataset.items.height
+    order = random.permutation(dataset.events.of_split("train"))
+    index, rest = np.split(order, [min(settings.events, len(order) // 2)])
+    counted = np.bincount(dataset.events.item[rest], minlength=items) * (len(order) / len(rest))
+    features = PairFeatures(dataset, counted)
     moments = features.moments(index, _matrix(dataset.events.histories(index), items))
-    rows = np.repeat(np.arange(len(index)), settings.negatives)
-    others = unseen_items(interactions(dataset), dataset.events.user[index][rows], np.flatnonzero(dataset.counts), random)
-    events = features.pairs(moments, np.arange(len(index)), dataset.events.item[index], own=1)
-    table = np.concatenate([events, features.pairs(moments, rows, others)])
-    labels = np.concatenate([np.ones(len(index)), np.zeros(len(rows))])
+    rows = np.repeat(np.arange(len(index)), 1 + settings.negatives)
+    item = np.repeat(dataset.events.item[index], 1 + settings.negatives)
+    labels = np.tile(np.repeat([1.0, 0.0], [1, settings.negatives]), len(index))
+    others = labels == 0
+    item[others] = unseen_items(interactions(dataset), dataset.events.user[index][rows[others]], np.arange(items), random)
     threads = training.threads or 0
     parameters = {
         "objective": "binary",
@@ -134,9 +133,9 @@ def fit_boosting(job: Job, settings: BoostingSettings) -> Fitted:
         "num_threads": threads,
         "verbosity": -1,
     }
-    data = lightgbm.Dataset(table, labels, categorical_feature=features.categorical)
+    data = lightgbm.Dataset(features.pairs(moments, rows, item), labels, categorical_feature=features.categorical)
     trees = lightgbm.train(parameters, data, settings.trees)
-    return Fitted(Boosting(trees, features, items, threads), params=settings.trees * settings.leaves)
+    return Fitted(Boosting(trees, PairFeatures(dataset, dataset.counts), items, threads), params=settings.trees * settings.leaves)
 
 
 def _columns(rows: Rows, key: str) -> tuple[list[np.ndarray], list[int]]:
