@@ -68,7 +68,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_it_recommends_and_changes_items(shop: str) -> None:
     with Client(shop) as client:
         first, second = client.recommend("shop", {"likes": 4, "recent": [0, 1]}, 2)
-        assert isinstance(first, Recommended) and (first.item, second.item) == (4, 2) and first.score == pytest.approx(1.26)
+        assert isinstance(first, Recommended) and first.item == 4 and first.score == pytest.approx(1.26)
+        assert second.item in (2, 3, 5) and second.score == pytest.approx(0.26), "of those not seen, which score the same"
         lists = client.recommend_many("shop", [{"likes": 1}, {"likes": 2}], 1, seen=[[1], []], version=1)
         assert [[one.item for one in items] for items in lists] == [[0], [2]]
         assert client.upsert_items("shop", [{"item": 10, "colour": "gold", "boost": 1}])["added"] == 1

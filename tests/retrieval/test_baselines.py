@@ -171,7 +171,7 @@ def test_the_trees_see_the_same_of_a_pair_alone_and_in_the_catalogue(dataset: Re
 
 
 def test_the_trees_do_not_take_a_stranger_for_the_best_item(tmp_path: Path) -> None:
-    """Items of one or two events were known by their count, had it been without the event that was to be told: the shop's last ones have none."""
+    """Were an event's item counted without that event, the trees would learn that a rare item counted less is the right one: put first, it is rarely."""
     random = np.random.default_rng(0)
     items = [f"popular{random.integers(5)}" if random.random() < 0.5 else f"rare{random.integers(400)}" for _ in range(1600)]
     rows = dict.fromkeys(f"{user % 200},{item}" for user, item in enumerate(items))
