@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import sparse
 
+from ctrkit.errors import CtrkitError
 from ctrkit.retrieval.baselines.als import Als, AlsSettings
 from ctrkit.retrieval.baselines.autorec import AutoRec, AutoRecSettings, loss_of
 from ctrkit.retrieval.baselines.boosting import PairFeatures, value_shares
@@ -178,6 +179,15 @@ def test_the_trees_do_not_take_a_stranger_for_the_best_item(tmp_path: Path) -> N
     (tmp_path / "log.csv").write_text("\n".join(["user,item", *rows]))
     found = train(*_bare(tmp_path, {"name": "boosting", "trees": 50, "leaves": 8}), console=QUIET)
     assert found.test["popularity_bias@5"] > 1 and found.slices["head"]["recall@5"] > 0
+
+
+def test_trees_of_a_single_event_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user,item\n" + "".join(f"a,{item}\n" for item in range(6)) + "b,0\n")
+    experiment, dataset = _bare(tmp_path, {"name": "boosting"})
+    assert train(experiment, dataset, console=QUIET).params > 0
+    (tmp_path / "log.csv").write_text("user,item\na,0\na,1\na,2\n")
+    with pytest.raises(CtrkitError, match="one half of the training events"):
+        train(*_bare(tmp_path, {"name": "boosting"}), console=QUIET)
 
 
 def test_the_trees_read_columns_that_polars_lends() -> None:

@@ -14,6 +14,7 @@ from pydantic import Field
 from scipy import sparse
 
 from ctrkit import schema
+from ctrkit.errors import CtrkitError
 from ctrkit.retrieval.baselines.interactions import histories, interactions
 from ctrkit.retrieval.baselines.pairs import unseen_items
 from ctrkit.retrieval.dataset import RetrievalDataset
@@ -108,12 +109,17 @@ class Boosting:
 
 
 def fit_boosting(job: Job, settings: BoostingSettings) -> Fitted:
+    """Raises CtrkitError when there is one training event alone."""
     import lightgbm
 
     dataset, training = job.dataset, job.experiment.training
     random = np.random.default_rng(training.seed)
     items = dataset.items.height
     order = random.permutation(dataset.events.of_split("train"))
+    if len(order) < 2:
+        raise CtrkitError(
+            "boosting learns from one half of the training events and counts items in the other: there is one event", "Give a larger log"
+        )
     index, rest = np.split(order, [min(settings.events, len(order) // 2)])
     counted = np.bincount(dataset.events.item[rest], minlength=items) * (len(order) / len(rest))
     features = PairFeatures(dataset, counted)
