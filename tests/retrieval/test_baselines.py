@@ -161,14 +161,24 @@ def test_autorec_s_loss_is_the_paper_s_with_light_zeros() -> None:
     assert found.item() == pytest.approx(wanted, rel=1e-5)
 
 
-def test_the_trees_see_the_same_of_a_pair_alone_and_in_the_catalogue(dataset: RetrievalDataset) -> None:
-    features, queries, items = PairFeatures(dataset, dataset.counts), dataset.queries("test"), dataset.items.height
+@pytest.mark.parametrize(
+    "known", [["item", "colour", "shape", "tags", "price"], ["item", "colour", "shape", "tags"]], ids=["unlike", "alike"]
+)
+def test_the_trees_see_the_same_of_a_pair_alone_and_in_the_catalogue(shop: Path, tmp_path: Path, known: list[str]) -> None:
+    """Items of which all is the same are of one kind, and only those."""
+    experiment = config(shop, tmp_path)
+    own = tuple(feature for feature in experiment.item_features if feature.name in known)
+    dataset = prepare(experiment.model_copy(update={"item_features": own}))
+    queries, items = dataset.queries("test"), dataset.items.height
+    features = PairFeatures(dataset, np.ones(items, np.int64))
     which = np.arange(5)
     moments = features.moments(queries.event[which], histories(queries, which, items))
-    everything = features.all_pairs(moments)
+    kinds = features.all_pairs(moments)
+    everything = kinds.reshape(5, -1, kinds.shape[1])[:, features.kind].reshape(-1, kinds.shape[1])
     row, item = np.repeat(which, items), np.tile(np.arange(items), 5)
     np.testing.assert_allclose(features.pairs(moments, row, item), everything, rtol=1e-6)
     assert len(features.categorical) == 2 + 2, "colour and shape, taste and hour: no user, no item"
+    assert len(set(features.kind)) == (40 if "price" in known else 2 * 5)
 
 
 def test_the_trees_do_not_take_a_stranger_for_the_best_item(tmp_path: Path) -> None:
@@ -203,7 +213,7 @@ def test_what_a_history_shares_with_an_item_is_the_mean_cosine(dataset: Retrieva
     features, queries, items = PairFeatures(dataset, dataset.counts), dataset.queries("test"), dataset.items.height
     which = np.arange(1)
     past = histories(queries, which, items)
-    found = features.all_pairs(features.moments(queries.event[which], past))[:, -3:]  # colour, shape, tags
+    found = features.all_pairs(features.moments(queries.event[which], past))[features.kind, -3:]  # colour, shape, tags
     raw, had = dataset.items, past.indices
     for item in range(items):
         same = np.mean([raw["colour"][int(other)] == raw["colour"][item] for other in had])

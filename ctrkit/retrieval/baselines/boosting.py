@@ -48,6 +48,9 @@ class PairFeatures:
 
     Args:
         counts: training events of each item, ``[items]``.
+
+    Attributes:
+        kind: of each item, ``[items]``: those that the trees cannot tell apart are of one, and are scored once.
     """
 
     def __init__(self, dataset: RetrievalDataset, counts: np.ndarray) -> None:
@@ -58,6 +61,7 @@ class PairFeatures:
         self._item_columns = np.column_stack([*columns, np.log1p(counts)]).astype(np.float32)
         fields = [(name, (ids, np.arange(items.count + 1))) for name, ids in items.ids.items() if name != key]
         self._values = [value_shares(bags) for _, bags in [*fields, *items.bags.items()]]
+        self._first, self.kind = _kinds(self._item_columns, self._values)
 
     @property
     def categorical(self) -> list[int]:
@@ -82,10 +86,11 @@ class PairFeatures:
         return np.column_stack([self._item_columns[item], moments.columns[row], *shared]).astype(np.float32, copy=False)
 
     def all_pairs(self, moments: Moments) -> np.ndarray:
-        """The same of every moment with every item, ``[moments * items, columns]``."""
-        count, items = len(moments.columns), len(self._item_columns)
-        shared = [np.asarray((moments.history @ values @ values.T).toarray(), np.float32).reshape(-1) for values in self._values]
-        return np.column_stack([np.tile(self._item_columns, (count, 1)), np.repeat(moments.columns, items, axis=0), *shared])
+        """The same of every moment with every kind of items, ``[moments * kinds, columns]``."""
+        count, kinds = len(moments.columns), len(self._first)
+        products = [moments.history @ values @ values[self._first].T for values in self._values]
+        shared = [np.asarray(found.toarray(), np.float32).reshape(-1) for found in products]
+        return np.column_stack([np.tile(self._item_columns[self._first], (count, 1)), np.repeat(moments.columns, kinds, axis=0), *shared])
 
 
 class Boosting:
@@ -98,13 +103,14 @@ class Boosting:
         self._trees, self._features, self._items, self._threads = trees, features, items, threads
 
     def scores(self, queries: Queries, which: np.ndarray) -> np.ndarray:
-        size = max(1, _PAIRS_AT_ONCE // self._items)
+        kind = self._features.kind
+        size = max(1, _PAIRS_AT_ONCE // (kind.max() + 1))
         parts = []
         for start in range(0, len(which), size):
             part = which[start : start + size]
             moments = self._features.moments(queries.event[part], histories(queries, part, self._items))
             found = self._trees.predict(self._features.all_pairs(moments), raw_score=True, num_threads=self._threads)
-            parts.append(found.reshape(len(part), -1))
+            parts.append(found.reshape(len(part), -1)[:, kind])
         return np.concatenate(parts)
 
 
@@ -148,6 +154,17 @@ def _columns(rows: Rows, key: str) -> tuple[list[np.ndarray], list[int]]:
     """Single-valued columns but the key, and which of them are codes."""
     codes = [ids for name, ids in rows.ids.items() if name != key]
     return [*codes, *rows.numbers.values()], list(range(len(codes)))
+
+
+def _kinds(columns: np.ndarray, values: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """The first item of each kind, and each item's kind."""
+    numbers: dict[tuple[bytes, ...], int] = {}
+    kind = np.zeros(len(columns), np.int64)
+    for item, own in enumerate(columns):
+        rows = [slice(found.indptr[item], found.indptr[item + 1]) for found in values]
+        bags = [part[row].tobytes() for found, row in zip(values, rows, strict=True) for part in (found.indices, found.data)]
+        kind[item] = numbers.setdefault((own.tobytes(), *bags), len(numbers))
+    return np.unique(kind, return_index=True)[1], kind
 
 
 def _matrix(bags: Bags, columns: int) -> Any:
