@@ -4,7 +4,6 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from ctrkit.errors import CtrkitError
+from ctrkit.retrieval.config import Evaluation
 from ctrkit.retrieval.dataset import RetrievalDataset
 from ctrkit.retrieval.evaluate import Ranked, measure, measure_slices
 from ctrkit.retrieval.events import Queries
@@ -23,11 +23,12 @@ _LONGEST = 50
 """Items of a history where the dataset has none: RecBole's default."""
 
 
-def run_recbole(python: Path, dataset: RetrievalDataset, method: str, seed: int, at: Sequence[int]) -> dict[str, Any]:
+def run_recbole(python: Path, dataset: RetrievalDataset, method: str, seed: int, evaluation: Evaluation) -> dict[str, Any]:
     """Trains one of ``MODELS`` and measures it.
 
     Args:
         python: that has RecBole 1.2.
+        evaluation: validation asks as many queries, the same ones.
 
     Returns:
         ``{test, slices, params, seconds}``, as of a run of ctrkit's.
@@ -38,11 +39,11 @@ def run_recbole(python: Path, dataset: RetrievalDataset, method: str, seed: int,
     queries = dataset.queries("test")
     if queries.cold_user.any():
         raise CtrkitError(f"{int(queries.cold_user.sum())} users have no training events: RecBole has no answer for them", "Leave it out")
-    started = time.perf_counter()
+    started, at = time.perf_counter(), evaluation.at
     with tempfile.TemporaryDirectory(prefix="ctrkit-recbole-") as name:
         folder = Path(name)
         longest = max((field.length for field in dataset.query_inputs.sequences), default=_LONGEST)
-        _write_logs(dataset, longest, folder)
+        _write_logs(dataset, evaluation.valid_queries, longest, folder)
         _write_queries(queries, dataset.items.height, folder)
         command = [str(python), "-P", str(_SCRIPT), str(folder), MODELS[method], str(seed), str(max(at)), str(longest)]
         ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder)
@@ -59,15 +60,16 @@ def run_recbole(python: Path, dataset: RetrievalDataset, method: str, seed: int,
     }
 
 
-def _write_logs(dataset: RetrievalDataset, longest: int, folder: Path) -> None:
+def _write_logs(dataset: RetrievalDataset, valid_queries: int | None, longest: int, folder: Path) -> None:
     """RecBole's files: pairs of users and items, and the same with the history of each moment."""
     for kind in ("pairs", "sequences"):
         (folder / kind).mkdir()
-    for split in ("train", "valid"):
-        index = dataset.events.of_split(split)
-        pairs = pl.DataFrame({"user_id:token": dataset.events.user[index], "item_id:token": dataset.events.item[index]})
+    events, train, valid = dataset.events, dataset.events.of_split("train"), dataset.queries("valid", valid_queries)
+    asked = np.repeat(valid.event, np.diff(valid.targets[1]))
+    for split, index, item in (("train", train, events.item[train]), ("valid", asked, valid.targets[0])):
+        pairs = pl.DataFrame({"user_id:token": events.user[index], "item_id:token": item})
         pairs.write_csv(folder / "pairs" / f"pairs.{split}.inter", separator="\t")
-        items, offsets = dataset.events.histories(index)
+        items, offsets = events.histories(index)
         past = pl.Series([" ".join(map(str, items[max(a, b - longest) : b])) for a, b in pairwise(offsets)])
         known = pairs.with_columns(past.alias("item_id_list:token_seq")).filter(pl.Series(np.diff(offsets) > 0))
         known.write_csv(folder / "sequences" / f"sequences.{split}.inter", separator="\t", quote_style="never")

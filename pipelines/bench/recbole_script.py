@@ -2,8 +2,9 @@
 
 Run as ``PYTHON recbole_script.py FOLDER MODEL SEED LENGTH LONGEST``, the lengths being those of the lists and of the histories, by a Python
 that has RecBole 1.2.1, scipy<1.12 (its LightGCN needs it) and pandas<3 (that SciPy's NumPy needs it); it knows nothing of ctrkit. Settings
-are RecBole's own defaults, but that histories are as long as the dataset's, and that it stops when NDCG@10 on validation has not risen for
-fifteen epochs, evaluated every fifth, and SASRec, whose epochs are long, for three, as ctrkit's does; it takes the weights that were best.
+are RecBole's own defaults, but that histories are as long as the dataset's, and that it stops when NDCG@10 on the queries that ctrkit
+validates on has not risen for fifteen epochs, evaluated every fifth, and SASRec, whose epochs are long, for three, as ctrkit's does; it takes
+the weights that were best.
 """
 
 import json

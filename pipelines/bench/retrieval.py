@@ -143,7 +143,7 @@ def _train(config: Path, seed: int) -> dict[str, Any]:
 def _train_peer(config: Path, trial: RetrievalTrial, peer: Path) -> dict[str, Any]:
     experiment = load_retrieval(config)
     dataset = open_dataset(experiment) or prepare(experiment)
-    return recbole.run_recbole(peer, dataset, trial.method, trial.seed, experiment.evaluation.at)
+    return recbole.run_recbole(peer, dataset, trial.method, trial.seed, experiment.evaluation)
 
 
 def _read(file: Path) -> dict[RetrievalTrial, dict[str, Any]]:
