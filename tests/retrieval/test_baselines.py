@@ -10,7 +10,7 @@ from scipy import sparse
 
 from ctrkit.errors import CtrkitError
 from ctrkit.retrieval.baselines.als import Als, AlsSettings
-from ctrkit.retrieval.baselines.autorec import AutoRec, AutoRecSettings, loss_of
+from ctrkit.retrieval.baselines.autorec import AutoRec, loss_of
 from ctrkit.retrieval.baselines.boosting import PairFeatures, value_shares
 from ctrkit.retrieval.baselines.bpr_mf import BprSettings, MatrixFactors, fit_bpr
 from ctrkit.retrieval.baselines.deepfm import DeepFmRecommender, DeepFmSettings, PairModel
@@ -153,12 +153,18 @@ def test_autorec_s_loss_is_the_paper_s_with_light_zeros() -> None:
     torch.manual_seed(0)
     model = AutoRec(4, 3)
     seen = np.array([[1, 0, 0, 1], [0, 0, 1, 0]], np.float64)
-    v, mu, w, b = (parameter.detach().double().numpy() for parameter in (*model.encode.parameters(), *model.decode.parameters()))
-    rebuilt = 1 / (1 + np.exp(-(seen @ v.T + mu))) @ w.T + b
+    v, mu, w, b = (part.detach().double().numpy() for part in (model.encode.weight, model.bias, *model.decode.parameters()))
+    rebuilt = 1 / (1 + np.exp(-(seen @ v + mu))) @ w.T + b
+    rows = sparse.csr_array(seen)
+    np.testing.assert_allclose(model(rows).detach().numpy(), rebuilt, rtol=1e-5)
     squares = (np.where(seen == 1, 1, 0.25) * (seen - rebuilt) ** 2).sum() / 2
-    wanted = squares + 0.3 / 2 * ((v**2).sum() + (w**2).sum())
-    found = loss_of(model, torch.from_numpy(seen).float(), AutoRecSettings(regularisation=0.3, unseen=0.25))
-    assert found.item() == pytest.approx(wanted, rel=1e-5)
+    assert loss_of(model, rows, 0.25).item() == pytest.approx(squares, rel=1e-5)
+
+
+def test_autorec_takes_an_item_had_twice_for_one() -> None:
+    model = AutoRec(4, 3)
+    found = model.scores(queries(bags([], []), bags([2, 0, 2], [0, 2])), np.array([0, 1]))
+    np.testing.assert_allclose(found[0], found[1])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@
 
 The paper has ratings and sums over the observed ones. Of events there are no others: unseen items count as zeros, with a weight of their
 own, as Hu, Koren & Volinsky (ICDM 2008) have it. A query's user is read off the history of its moment.
+
+A user has few of the items, and so V is looked up; the penalty is the optimizer's, which adds its gradient.
 """
 
 from typing import Any
@@ -29,25 +31,37 @@ class AutoRecSettings(schema.Settings):
 
 
 class AutoRec(nn.Module):
-    """Rows of 0 and 1, float32 ``[users, items]`` -> scores of the same shape."""
+    """Rows of a CSR matrix ``[users, items]`` with an entry where a user has an item, each once -> scores, float32 of that shape."""
 
     def __init__(self, items: int, hidden: int) -> None:
         super().__init__()
-        self.encode, self.decode = nn.Linear(items, hidden), nn.Linear(hidden, items)
+        self.encode = nn.EmbeddingBag(items, hidden, mode="sum")
+        self.bias = nn.Parameter(torch.empty(hidden))
+        self.decode = nn.Linear(hidden, items)
+        bound = items**-0.5  # as of a linear layer
+        for parameter in (self.encode.weight, self.bias):
+            nn.init.uniform_(parameter, -bound, bound)
 
-    def forward(self, seen: Tensor) -> Tensor:
-        return self.decode(torch.sigmoid(self.encode(seen)))
+    def forward(self, seen: Any) -> Tensor:
+        items, starts = (torch.from_numpy(part).long() for part in (seen.indices, seen.indptr[:-1]))
+        return self.decode(torch.sigmoid(self.encode(items, starts) + self.bias))
 
     def scores(self, queries: Queries, which: np.ndarray) -> np.ndarray:
+        seen = histories(queries, which, self.decode.out_features)
+        seen.sum_duplicates()
         with torch.no_grad():
-            return self(_dense(histories(queries, which, self.encode.in_features))).numpy()
+            return self(seen).numpy()
 
 
-def loss_of(model: AutoRec, seen: Tensor, settings: AutoRecSettings) -> Tensor:
-    """The mean over users of the weighted squares, and the penalty."""
-    weights = seen + settings.unseen * (1 - seen)
-    squares = (weights * (seen - model(seen)).square()).sum(1).mean()
-    return squares + settings.regularisation / 2 * (model.encode.weight.square().sum() + model.decode.weight.square().sum())
+def loss_of(model: AutoRec, seen: Any, unseen: float) -> Tensor:
+    """The mean over users of the weighted squares.
+
+    Args:
+        unseen: weight of a zero.
+    """
+    rebuilt = model(seen)
+    own = rebuilt[torch.from_numpy(np.repeat(np.arange(len(rebuilt)), np.diff(seen.indptr))), torch.from_numpy(seen.indices).long()]
+    return (unseen * rebuilt.square().sum() + ((1 - own).square() - unseen * own.square()).sum()) / len(rebuilt)
 
 
 def fit_autorec(job: Job, settings: AutoRecSettings) -> Fitted:
@@ -55,13 +69,17 @@ def fit_autorec(job: Job, settings: AutoRecSettings) -> Fitted:
     seen: Any = interactions(job.dataset)
     known = np.flatnonzero(np.diff(seen.indptr))
     model = AutoRec(seen.shape[1], settings.hidden)
-    optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
+    groups = [
+        {"params": [model.encode.weight, model.decode.weight], "weight_decay": settings.regularisation},
+        {"params": [model.bias, model.decode.bias]},
+    ]
+    optimizer = torch.optim.Adam(groups, lr=training.learning_rate, fused=True)
 
     def epoch(number: int) -> float:
         order, total = np.random.default_rng([training.seed, number]).permutation(known), 0.0
         for start in range(0, len(order), settings.users):
             users = order[start : start + settings.users]
-            loss = loss_of(model, _dense(seen[users]), settings)
+            loss = loss_of(model, seen[users], settings.unseen)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -69,7 +87,3 @@ def fit_autorec(job: Job, settings: AutoRecSettings) -> Fitted:
         return total / len(order)
 
     return fit_epochs(job, model, epoch, lambda: model, seen.nnz)
-
-
-def _dense(rows: Any) -> Tensor:
-    return torch.from_numpy(rows.toarray()).clamp_(max=1)
