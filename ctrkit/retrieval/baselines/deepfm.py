@@ -34,7 +34,7 @@ from ctrkit.retrieval.events import Queries
 from ctrkit.retrieval.job import Fitted, Job
 from ctrkit.retrieval.towers import both
 
-_PAIRS_AT_ONCE, _ROWS_AT_ONCE = 1 << 17, 4096
+_PAIRS_AT_ONCE, _ROWS_AT_ONCE = 1 << 11, 4096  # the pairs' first layer stays in the cache of a core
 
 
 class DeepFmSettings(schema.Settings):
@@ -57,6 +57,9 @@ class Side:
     logit: Tensor
     total: Tensor
     layer: Tensor
+
+    def part(self, rows: slice) -> "Side":
+        return Side(self.logit[rows], self.total[rows], self.layer[rows])
 
 
 class PairModel(nn.Module):
@@ -101,7 +104,7 @@ class PairModel(nn.Module):
         """Logits of every user with every item, ``[users, items]``."""
         first = self.deepfm.tower.layers[0]
         assert isinstance(first, nn.Linear)
-        layer = users.layer[:, None] + items.layer[None] + first.bias
+        layer = (users.layer + first.bias)[:, None] + items.layer
         deep = self.deepfm.tower.layers[1:](layer).squeeze(2)
         fm = users.logit[:, None] + items.logit[None] + self.deepfm.first_order.bias + users.total @ items.total.t()
         return fm + deep
@@ -142,25 +145,29 @@ class DeepFmRecommender:
     def __init__(self, model: PairModel, dataset: RetrievalDataset) -> None:
         self._model, self._dataset = model, dataset
         everything = np.arange(dataset.items.height)
-        parts = [everything[start : start + _ROWS_AT_ONCE] for start in range(0, len(everything), _ROWS_AT_ONCE)]
         with torch.no_grad():
-            sides = [model.items(self._batch(None, part)) for part in parts]
+            sides = [model.items(self._batch(None, everything[part])) for part in _slices(len(everything), _ROWS_AT_ONCE)]
         self._items = Side(*(torch.cat([getattr(side, name) for side in sides]) for name in ("logit", "total", "layer")))
 
     def scores(self, queries: Queries, which: np.ndarray) -> np.ndarray:
-        found = []
-        size = max(1, _PAIRS_AT_ONCE // self._dataset.items.height)
+        items = self._dataset.items.height
+        found = torch.empty(len(which), items)
         with torch.no_grad():
-            for start in range(0, len(which), size):
-                events = queries.event[which[start : start + size]]
-                found.append(self._model.pairs(self._model.users(self._batch(events, None)), self._items))
-        return torch.cat(found).numpy()
+            users = self._model.users(self._batch(queries.event[which], None))
+            for rows in _slices(len(which), max(1, _PAIRS_AT_ONCE // items)):
+                for part in _slices(items, _PAIRS_AT_ONCE):
+                    found[rows, part] = self._model.pairs(users.part(rows), self._items.part(part))
+        return found.numpy()
 
     def _batch(self, events: np.ndarray | None, items: np.ndarray | None) -> TowerBatch:
         dataset = self._dataset
         queries = None if events is None else dataset.encoded_queries(events)
         rows = None if items is None else dataset.encoded_items.take(items)
         return tower_batch(queries, rows, dataset.query_inputs, dataset.item_inputs)
+
+
+def _slices(count: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def fit_deepfm(job: Job, settings: DeepFmSettings) -> Fitted:
