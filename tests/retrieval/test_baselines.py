@@ -11,7 +11,7 @@ from scipy import sparse
 from ctrkit.errors import CtrkitError
 from ctrkit.retrieval.baselines.als import Als, AlsSettings
 from ctrkit.retrieval.baselines.autorec import AutoRec, loss_of
-from ctrkit.retrieval.baselines.boosting import PairFeatures, value_shares
+from ctrkit.retrieval.baselines.boosting import BoostingSettings, PairFeatures, fit_boosting, value_shares
 from ctrkit.retrieval.baselines.bpr_mf import BprSettings, MatrixFactors, fit_bpr
 from ctrkit.retrieval.baselines.deepfm import DeepFmRecommender, DeepFmSettings, PairModel
 from ctrkit.retrieval.baselines.interactions import histories
@@ -183,6 +183,7 @@ def test_the_trees_see_the_same_of_a_pair_alone_and_in_the_catalogue(shop: Path,
     everything = kinds.reshape(5, -1, kinds.shape[1])[:, features.kind].reshape(-1, kinds.shape[1])
     row, item = np.repeat(which, items), np.tile(np.arange(items), 5)
     np.testing.assert_allclose(features.pairs(moments, row, item), everything, rtol=1e-6)
+    assert len(features.signs) == kinds.shape[1]
     assert len(features.categorical) == 2 + 2, "colour and shape, taste and hour: no user, no item"
     assert len(set(features.kind)) == (40 if "price" in known else 2 * 5)
 
@@ -195,6 +196,16 @@ def test_the_trees_do_not_take_a_stranger_for_the_best_item(tmp_path: Path) -> N
     (tmp_path / "log.csv").write_text("\n".join(["user,item", *rows]))
     found = train(*_bare(tmp_path, {"name": "boosting", "trees": 50, "leaves": 8}), console=QUIET)
     assert found.test["popularity_bias@5"] > 1 and found.slices["head"]["recall@5"] > 0
+
+
+def test_of_items_known_by_their_counts_alone_the_trees_put_no_rarer_one_first(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rows = dict.fromkeys(f"{user},{min(int(random.zipf(1.3)), 300)}" for user in range(150) for _ in range(12))
+    (tmp_path / "log.csv").write_text("\n".join(["user,item", *rows]))
+    experiment, dataset = _bare(tmp_path, {"name": "boosting"})
+    model = fit_boosting(Job(experiment, dataset, tmp_path, QUIET), BoostingSettings()).recommender
+    scores = model.scores(dataset.queries("test"), np.arange(3))[:, np.argsort(dataset.counts, kind="stable")]
+    assert (np.diff(scores, axis=1) >= 0).all() and (scores[:, -1] > scores[:, 0]).all()
 
 
 def test_trees_of_a_single_event_are_refused(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 Trained to tell events from pairs of their users with items they never had. The trees see no ids: the features of the user and of the item,
 how often the item and the user occur in training, and for each feature of the items how much of the user's history shares this item's value.
 They learn from one part of the training events, and items are counted in the others: were an event's item counted without that one event, the trees
-would know it by its smaller count.
+would know it by its smaller count. And an item that occurs more often is never less likely, all else being equal: few are as popular as the head,
+and of each of those the trees would learn how it fared in one part, to find another at its count in all events.
 """
 
 from dataclasses import dataclass
@@ -62,6 +63,13 @@ class PairFeatures:
         fields = [(name, (ids, np.arange(items.count + 1))) for name, ids in items.ids.items() if name != key]
         self._values = [value_shares(bags) for _, bags in [*fields, *items.bags.items()]]
         self._first, self.kind = _kinds(self._item_columns, self._values)
+
+    @property
+    def signs(self) -> list[int]:
+        """1 where a greater value is never less likely, else 0, ``[columns]``: of an item's count."""
+        own = self._item_columns.shape[1]
+        users = len(_columns(self._dataset.encoded_users(np.zeros(1, np.int64)), self._dataset.user_key.name)[0])
+        return [0] * (own - 1) + [1] + [0] * (users + 1 + len(self._values))
 
     @property
     def categorical(self) -> list[int]:
@@ -144,6 +152,7 @@ def fit_boosting(job: Job, settings: BoostingSettings) -> Fitted:
         "deterministic": True,
         "num_threads": threads,
         "verbosity": -1,
+        "monotone_constraints": features.signs,
     }
     data = lightgbm.Dataset(features.pairs(moments, rows, item), labels, categorical_feature=features.categorical)
     trees = lightgbm.train(parameters, data, settings.trees)
