@@ -98,13 +98,13 @@ def bench_retrieval(
 def with_method(base: RetrievalExperiment, method: str, share: float) -> RetrievalExperiment:
     """The experiment with a method and a share of its training events. A fusion has the towers' common settings.
 
-    RecBole's methods have settings of their own: the model's are left as they are.
+    RecBole's methods have settings of their own: the model's are left as they are, and so are those of the config's own method.
     """
     towers = {key: value for key, value in base.model.settings.items() if key not in ("auxiliary", "weight", "share")}
     if method in AUXILIARY:
         auxiliary = {"auxiliary": AUXILIARY[method]} if AUXILIARY[method] else {}
         model = ModelChoice.model_validate({"name": "two_tower", **towers, **auxiliary})
-    elif method in PEERS:
+    elif method in PEERS or method == base.model.name:
         model = base.model
     else:
         model = ModelChoice.model_validate({"name": method, **(towers if method == "fusion" else {})})

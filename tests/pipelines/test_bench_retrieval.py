@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from ctrkit.config import ModelChoice
 from ctrkit.errors import CtrkitError
 from ctrkit.retrieval.config import RetrievalExperiment, load_retrieval
 from ctrkit.retrieval.methods import method_of
@@ -88,6 +89,12 @@ def test_every_method_is_one_that_can_be_trained(config: Path) -> None:
             assert settings.temperature == 0.2, "the config's own"
     assert method_of(with_method(base, "two_tower", 1.0).model)[1].auxiliary is None
     assert method_of(with_method(base, "ssl_random", 1.0).model)[1].auxiliary.masking == "random"
+
+
+def test_the_config_s_own_method_keeps_its_settings(config: Path) -> None:
+    base = load_retrieval(config, ["model={name: sasrec, dropout: 0.4}"])
+    assert method_of(with_method(base, "sasrec", 1.0).model)[1].dropout == 0.4
+    assert method_of(with_method(base, "als", 1.0).model) == method_of(ModelChoice(name="als"))
 
 
 def test_an_unknown_method_is_named(config: Path, tmp_path: Path) -> None:
