@@ -58,7 +58,8 @@ def main(folder: Path, name: str, seed: int, length: int, longest: int) -> None:
     best, _ = trainer.fit(train, valid, saved=True, show_progress=False)
     model.load_state_dict(torch.load(trainer.saved_model_file, weights_only=False)["state_dict"])
     model.eval()
-    lists, ranks = ranked(model, dataset, np.load(folder / "queries.npz"), longest if name in SEQUENTIAL else 0, length)
+    asked = dict(np.load(folder / "queries.npz"))  # the archive itself reads an array anew whenever it is named
+    lists, ranks = ranked(model, dataset, asked, longest if name in SEQUENTIAL else 0, length)
     np.savez(folder / "ranked.npz", lists=lists, ranks=ranks)
     params = sum(parameter.numel() for parameter in model.parameters())
     (folder / "result.json").write_text(json.dumps({"valid": best, "params": params, "seconds": time.perf_counter() - started}))
