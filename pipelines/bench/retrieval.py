@@ -90,8 +90,9 @@ def bench_retrieval(
                         with file.open("a", encoding="utf8") as lines:
                             lines.write(json.dumps({**asdict(trial), "result": result}) + "\n")
     rows = summarise(done)
-    if rows:
-        _report(rows, out)
+    if not rows:
+        raise CtrkitError("no training ended well: the reasons are above", "Mend the config or the settings")
+    _report(rows, out)
     return rows
 
 

@@ -97,6 +97,13 @@ def test_the_config_s_own_method_keeps_its_settings(config: Path) -> None:
     assert method_of(with_method(base, "als", 1.0).model) == method_of(ModelChoice(name="als"))
 
 
+def test_a_benchmark_of_which_all_fails_is_an_error(config: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    with pytest.raises(CtrkitError, match="no training ended well"):
+        bench_retrieval([config], ["model={name: sasrec, dropout: 2}"], ["sasrec"], 1, [], tmp_path / "bench", said.append)
+    assert "dropout: Input should be less than 1" in said[0]
+
+
 def test_an_unknown_method_is_named(config: Path, tmp_path: Path) -> None:
     with pytest.raises(CtrkitError, match="Did you mean 'sasrec'"):
         bench_retrieval([config], [], ["sas_rec"], 1, [], tmp_path)
