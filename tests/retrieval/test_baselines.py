@@ -10,7 +10,7 @@ from scipy import sparse
 
 from ctrkit.errors import CtrkitError
 from ctrkit.retrieval.baselines.als import Als, AlsSettings
-from ctrkit.retrieval.baselines.autorec import AutoRec, loss_of
+from ctrkit.retrieval.baselines.autorec import AutoRec, AutoRecSettings, fit_autorec, loss_of
 from ctrkit.retrieval.baselines.boosting import BoostingSettings, PairFeatures, fit_boosting, value_shares
 from ctrkit.retrieval.baselines.bpr_mf import BprSettings, MatrixFactors, fit_bpr
 from ctrkit.retrieval.baselines.deepfm import DeepFmRecommender, DeepFmSettings, PairModel
@@ -165,6 +165,24 @@ def test_autorec_takes_an_item_had_twice_for_one() -> None:
     model = AutoRec(4, 3)
     found = model.scores(queries(bags([], []), bags([2, 0, 2], [0, 2])), np.array([0, 1]))
     np.testing.assert_allclose(found[0], found[1])
+
+
+def test_autorec_s_penalty_leaves_the_biases_alone(tmp_path: Path) -> None:
+    """A great one leaves nothing of both layers: a user's own items do not tell, and popularity is what the biases learn."""
+    random = np.random.default_rng(0)
+    rows = [f"{user},{item}" for user in range(200) for item in range(20) if random.random() < 0.9 / (1 + item / 2)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item", *rows]))
+    experiment, dataset = _bare(tmp_path, {"name": "autorec"})
+    experiment = changed(experiment, tmp_path, {"name": "autorec"}, learning_rate=0.02)
+    spread = {}
+    for regularisation in (0.0, 100.0):
+        torch.manual_seed(0)
+        settings = AutoRecSettings(hidden=8, users=16, regularisation=regularisation)
+        model = fit_autorec(Job(experiment, dataset, tmp_path, QUIET), settings).recommender
+        scores = model.scores(dataset.queries("test"), np.arange(50))
+        spread[regularisation] = scores.std(0).max()
+    assert spread[100.0] < 0.01 < spread[0.0]
+    assert scores.max() > 0.5 and np.corrcoef(scores.mean(0), np.log(dataset.counts))[0, 1] > 0.9
 
 
 @pytest.mark.parametrize(

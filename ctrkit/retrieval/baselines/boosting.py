@@ -52,30 +52,22 @@ class PairFeatures:
 
     Attributes:
         kind: of each item, ``[items]``: those that the trees cannot tell apart are of one, and are scored once.
+        categorical: which columns are codes.
+        signs: 1 where a greater value is never less likely, else 0, ``[columns]``: of an item's count.
     """
 
     def __init__(self, dataset: RetrievalDataset, counts: np.ndarray) -> None:
         self._dataset = dataset
         items = dataset.encoded_items
         key = dataset.item_key.name
-        columns, self._categorical = _columns(items, key)
+        columns, codes = _columns(items, key)
+        users, user_codes = _columns(dataset.encoded_users(np.zeros(1, np.int64)), dataset.user_key.name)
         self._item_columns = np.column_stack([*columns, np.log1p(counts)]).astype(np.float32)
         fields = [(name, (ids, np.arange(items.count + 1))) for name, ids in items.ids.items() if name != key]
         self._values = [value_shares(bags) for _, bags in [*fields, *items.bags.items()]]
         self._first, self.kind = _kinds(self._item_columns, self._values)
-
-    @property
-    def signs(self) -> list[int]:
-        """1 where a greater value is never less likely, else 0, ``[columns]``: of an item's count."""
-        own = self._item_columns.shape[1]
-        users = len(_columns(self._dataset.encoded_users(np.zeros(1, np.int64)), self._dataset.user_key.name)[0])
-        return [0] * (own - 1) + [1] + [0] * (users + 1 + len(self._values))
-
-    @property
-    def categorical(self) -> list[int]:
-        """Which columns are codes."""
-        users, codes = _columns(self._dataset.encoded_users(np.zeros(1, np.int64)), self._dataset.user_key.name)
-        return [*self._categorical, *(self._item_columns.shape[1] + code for code in codes if code < len(users))]
+        self.categorical = [*codes, *(len(columns) + 1 + code for code in user_codes)]
+        self.signs = [0] * len(columns) + [1] + [0] * (len(users) + 1 + len(self._values))
 
     def moments(self, events: np.ndarray, history: Any) -> Moments:
         """
