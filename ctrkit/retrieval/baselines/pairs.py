@@ -13,8 +13,9 @@ def unseen_items(seen: sparse.csr_array, users: np.ndarray, items: np.ndarray, r
         seen: ``[users, items]``.
     """
     drawn = random.choice(items, len(users))
+    again = np.arange(len(users))
     for _ in range(_TRIES):
-        again = np.flatnonzero(np.asarray(seen[users, drawn]).ravel() > 0)
+        again = again[np.asarray(seen[users[again], drawn[again]]).ravel() > 0]
         if not len(again):
             break
         drawn[again] = random.choice(items, len(again))
