@@ -4,6 +4,9 @@
     E       = mean of E_0 .. E_K
     loss    = BPR on E, its penalty on E_0
 
+Vectors start by Xavier's rule, as the paper has it, users and items apart; the authors' later code has a standard deviation of 0.1 instead,
+which finds less (docs/benchmarks/retrieval.md).
+
 A user or item without training events has no neighbours; its vector is zero here, not the random one that it started with.
 """
 
@@ -27,6 +30,7 @@ class LightGcnSettings(schema.Settings):
     layers: int = Field(default=3, ge=1)
     learning_rate: float = Field(default=5e-3, gt=0)
     regularisation: float = Field(default=1e-4, ge=0)
+    passes: int = Field(default=5, ge=1, description="over the training events before each look at validation, an 'epoch' here")
 
 
 class LightGcn(Vectors):
@@ -44,7 +48,9 @@ class LightGcn(Vectors):
         super().__init__()
         self.users, items = seen.shape
         self.layers = settings.layers
-        self.start = nn.Parameter(torch.randn(self.users + items, settings.factors) * 0.1)
+        self.start = nn.Parameter(torch.empty(self.users + items, settings.factors))
+        for rows in (self.start[: self.users], self.start[self.users :]):
+            nn.init.xavier_uniform_(rows)
         graph = normalised_graph(seen)
         index = sparse.get_index_dtype((graph.indptr, graph.indices), check_contents=True)
         parts = {"starts": graph.indptr.astype(index), "neighbours": graph.indices.astype(index), "weights": graph.data}
@@ -100,4 +106,4 @@ def _degrees(seen: Any) -> np.ndarray:
 def fit_lightgcn(job: Job, settings: LightGcnSettings) -> Fitted:
     model = LightGcn(interactions(job.dataset), settings)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
-    return fit_pairs(job, model, optimizer, settings.regularisation)
+    return fit_pairs(job, model, optimizer, settings.regularisation, settings.passes)

@@ -47,7 +47,7 @@ class FixedVectors:
         return self.users[queries.user[which]] @ self.items.T
 
 
-def fit_pairs(job: Job, model: Vectors, optimizer: torch.optim.Optimizer, regularisation: float, passes: int = 1) -> Fitted:
+def fit_pairs(job: Job, model: Vectors, optimizer: torch.optim.Optimizer, regularisation: float, passes: int) -> Fitted:
     """
     Args:
         passes: over the training events before each look at validation.
