@@ -144,6 +144,14 @@ def test_light_convolution_is_the_mean_of_its_layers() -> None:
     torch.testing.assert_close(learned, model.start[[4, 0]])
 
 
+def test_light_convolution_starts_by_xavier_s_rule() -> None:
+    start = LightGcn(sparse.csr_array((3000, 500)), LightGcnSettings(factors=64)).start
+    for rows, count in ((start[:3000], 3000), (start[3000:], 500)):
+        bound = (6 / (count + 64)) ** 0.5
+        assert 0.99 * bound < rows.abs().max() <= bound
+        assert rows.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+
+
 def test_unseen_items_are_unseen() -> None:
     drawn = unseen_items(SEEN, np.repeat([0, 1], 200), np.arange(4), np.random.default_rng(0))
     assert set(drawn[:200]) == {2, 3} and set(drawn[200:]) == {3}

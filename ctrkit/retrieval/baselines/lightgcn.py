@@ -28,7 +28,7 @@ from ctrkit.retrieval.job import Fitted, Job
 class LightGcnSettings(schema.Settings):
     factors: int = Field(default=64, ge=1)
     layers: int = Field(default=3, ge=1)
-    learning_rate: float = Field(default=5e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     regularisation: float = Field(default=1e-4, ge=0)
     passes: int = Field(default=5, ge=1, description="over the training events before each look at validation, an 'epoch' here")
 
