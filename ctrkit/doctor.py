@@ -69,7 +69,7 @@ TRAINING = (
     Package("captum", "0.8"),
     Package("optuna", "5"),
     Package("scikit-learn", "1.8"),
-    Package("scipy", "1.14"),
+    Package("scipy", "1.15"),
 )
 Stack = Literal["training", "serving"]
 
