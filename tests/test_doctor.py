@@ -22,7 +22,7 @@ TESTED = {
     "captum": "0.8.0",
     "optuna": "5.0.0",
     "scikit-learn": "1.8.0",
-    "scipy": "1.14.0",
+    "scipy": "1.15.0",
     "onnxruntime": "1.24.0",
     "polars": "2.0.0",
     "pyarrow": "18.0.0",
