@@ -197,7 +197,7 @@ def fit_sasrec(job: Job, settings: SasRecSettings) -> Fitted:
     sequences = ids[dataset.events.item[index]], offsets
     able = np.flatnonzero(np.diff(offsets) > 1)
     model = SasRec(item.rows, history.length, settings)
-    optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate, betas=(0.9, 0.98), fused=True)
 
     def next_item(hidden: Tensor, following: np.ndarray, owners: np.ndarray, random: np.random.Generator) -> Tensor:
         """The loss of places ``[places, factors]``, the ids of their next items and their users."""
