@@ -31,7 +31,7 @@ def run_recbole(python: Path, dataset: RetrievalDataset, method: str, seed: int,
         evaluation: validation asks as many queries, the same ones.
 
     Returns:
-        ``{test, slices, params, seconds}``, as of a run of ctrkit's.
+        ``{valid, test, slices, epochs, params, seconds}``, as of a run of ctrkit's; of ``valid`` the NDCG@10 that it stopped by.
 
     Raises:
         CtrkitError: RecBole fails, or there are users that it cannot know.
@@ -53,8 +53,10 @@ def run_recbole(python: Path, dataset: RetrievalDataset, method: str, seed: int,
         ranked = Ranked(found["lists"], found["ranks"])
         told = json.loads((folder / "result.json").read_text(encoding="utf8"))
     return {
+        "valid": {"ndcg@10": told["valid"]},
         "test": measure(ranked, queries, dataset.counts, at),
         "slices": measure_slices(ranked, queries, dataset.counts, dataset.user_counts, at),
+        "epochs": told["epochs"],
         "params": told["params"],
         "seconds": time.perf_counter() - started,
     }

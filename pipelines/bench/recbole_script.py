@@ -9,7 +9,6 @@ the weights that were best.
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +46,6 @@ def settings(folder: Path, model: str, seed: int, longest: int) -> dict[str, obj
 
 
 def main(folder: Path, name: str, seed: int, length: int, longest: int) -> None:
-    started = time.perf_counter()
     config = Config(model=name, dataset="sequences" if name in SEQUENTIAL else "pairs", config_dict=settings(folder, name, seed, longest))
     init_seed(seed, config["reproducibility"])
     dataset = create_dataset(config)
@@ -62,7 +60,8 @@ def main(folder: Path, name: str, seed: int, length: int, longest: int) -> None:
     lists, ranks = ranked(model, dataset, asked, longest if name in SEQUENTIAL else 0, length)
     np.savez(folder / "ranked.npz", lists=lists, ranks=ranks)
     params = sum(parameter.numel() for parameter in model.parameters())
-    (folder / "result.json").write_text(json.dumps({"valid": best, "params": params, "seconds": time.perf_counter() - started}))
+    told = {"valid": float(best), "epochs": len(trainer.train_loss_dict), "params": params}
+    (folder / "result.json").write_text(json.dumps(told))
 
 
 @torch.no_grad()

@@ -123,7 +123,7 @@ for kind, columns, trained in (("pairs", 2, 8 * 4), ("sequences", 3, 8 * 3)):
         assert all(line.count("\\t") == columns - 1 for line in lines) and len(lines) == 1 + count
 lists = np.tile(np.arange(int(length)), (len(asked["user"]), 1))
 np.savez(folder / "ranked.npz", lists=lists, ranks=np.ones(len(asked["targets"]), np.int64))
-(folder / "result.json").write_text(json.dumps({{"params": 7}}))
+(folder / "result.json").write_text(json.dumps({{"params": 7, "epochs": 2, "valid": 0.5}}))
 """
 
 
@@ -142,6 +142,8 @@ def test_recbole_is_measured_on_the_same_queries(config: Path, tmp_path: Path, m
     rows = bench_retrieval([config], ["evaluation.valid_queries=3"], ["recbole_bpr"], 1, [], tmp_path / "bench", said.append, peer)
     assert not any("failed" in text for text in said), said
     assert (rows[0]["method"], rows[0]["slice"], rows[0]["recall@10"], rows[0]["mrr"]) == ("recbole_bpr", "all", 1.0, 1.0)
+    (kept,) = map(json.loads, (tmp_path / "bench/results.jsonl").read_text().splitlines())
+    assert (kept["result"]["valid"], kept["result"]["epochs"]) == ({"ndcg@10": 0.5}, 2)
 
 
 def test_recbole_needs_its_python(config: Path, tmp_path: Path) -> None:
