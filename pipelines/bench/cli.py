@@ -1,6 +1,7 @@
 """``ctrkit bench``: the measurements behind the README's figures, each to be repeated on one's own machine."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,14 @@ Grid = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="Folder of the results; a benchmark goes on where it was stopped.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Runs with the best settings, seeds 1, 2, ...")]
+
+
+def _python(name: str) -> Path:
+    """An interpreter, by its path or by a name on PATH; a link to it stays one, since an environment is known by it."""
+    found = shutil.which(name)
+    if found is None:
+        raise typer.BadParameter(f"cannot run {name}: name a Python interpreter")
+    return Path(found).absolute()
 
 
 @bench_app.command("prepare")
@@ -165,6 +174,7 @@ def retrieval(
             "--peer-python",
             metavar="PYTHON",
             help="The Python that RecBole 1.2, scipy<1.12 and pandas<3 are installed for.",
+            parser=_python,
             show_default=False,
         ),
     ] = None,
@@ -211,7 +221,9 @@ def rank(
     features: Annotated[int, typer.Option(min=4, help="Features of it; a quarter matter.")] = 100,
     peer: Annotated[
         Path | None,
-        typer.Option("--peer-python", metavar="PYTHON", help="The Python that outrank 0.97 is installed for.", show_default=False),
+        typer.Option(
+            "--peer-python", metavar="PYTHON", help="The Python that outrank 0.97 is installed for.", parser=_python, show_default=False
+        ),
     ] = None,
     limit: Annotated[float, typer.Option("--peer-limit", min=1, help="Seconds that each run of outrank may take.")] = 1800,
     processes: Annotated[int | None, typer.Option(min=1, help="Of outrank; default as many as cores.", show_default=False)] = None,
@@ -295,7 +307,9 @@ def serving(
     ] = None,
     peer_python: Annotated[
         Path | None,
-        typer.Option(metavar="PYTHON", help="Interpreter with ctrkit[serving], litserve and bentoml: measures these two too."),
+        typer.Option(
+            metavar="PYTHON", help="Interpreter with ctrkit[serving], litserve and bentoml: measures these two too.", parser=_python
+        ),
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, max=86_400, help="Of each load, or of the soak.")] = 3,
     soak: Annotated[bool, typer.Option("--soak", help="One load while new versions arrive: count failures, watch memory.")] = False,

@@ -12,7 +12,7 @@ from ctrkit.config import ModelChoice
 from ctrkit.errors import CtrkitError
 from ctrkit.retrieval.config import RetrievalExperiment, load_retrieval
 from ctrkit.retrieval.methods import method_of
-from pipelines.bench.process import Ended
+from pipelines.bench.process import Ended, run_command
 from pipelines.bench.retrieval import NAMES, bench_retrieval, with_method
 
 CONFIG = """
@@ -149,3 +149,10 @@ def test_recbole_is_measured_on_the_same_queries(config: Path, tmp_path: Path, m
 def test_recbole_needs_its_python(config: Path, tmp_path: Path) -> None:
     with pytest.raises(CtrkitError, match="--peer-python"):
         bench_retrieval([config], [], ["recbole_bpr"], 1, [], tmp_path)
+
+
+@pytest.mark.parametrize("verb", [["retrieval", "c.yaml"], ["rank"], ["serving", "repo"]])
+def test_a_python_that_is_not_there_is_named(verb: list[str]) -> None:
+    ended = run_command(["bench", *verb, "--peer-python", "/nowhere/python"])
+    assert ended.status == 2
+    assert "cannot run /nowhere/python" in ended.stderr and "Traceback" not in ended.stderr
