@@ -16,7 +16,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from typer.testing import CliRunner
 
 from ctrkit.errors import CtrkitError
-from pipelines.cli import app
+from pipelines.cli import app, share_the_cores
 from pipelines.terminal import Terminal, terminal, to_json
 
 VERBS = [
@@ -345,3 +345,24 @@ def test_people_read_stdout_and_programs_too_but_never_both(capsys: pytest.Captu
     Terminal(True).console.print("for people")
     Terminal(True).result({"a": 1})
     assert capsys.readouterr() == ('{"a":1}\n', "for people\n")
+
+
+@pytest.mark.parametrize(
+    ("set_by_hand", "spins"),
+    [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_waiting_threads_let_go_of_their_cores_unless_the_environment_says_how(
+    set_by_hand: dict[str, str], spins: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in set_by_hand.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    share_the_cores()
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
+
+
+def test_the_command_imports_no_torch_before_it_has_told_its_threads_how_to_wait() -> None:
+    """libgomp reads it once, when torch is imported."""
+    subprocess.run([sys.executable, "-c", "import sys, pipelines.cli; assert 'torch' not in sys.modules"], check=True)
