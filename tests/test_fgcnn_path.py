@@ -72,7 +72,7 @@ def dataset(log: Path) -> Dataset:
     return prepare(experiment(log), log / "dataset")
 
 
-@pytest.mark.parametrize("classifier", CLASSIFIERS)
+@pytest.mark.parametrize("classifier", [pytest.param(name, marks=[] if name == "autoint" else pytest.mark.slow) for name in CLASSIFIERS])
 def test_a_classifier_trains_exports_and_is_served(classifier: str, log: Path, dataset: Dataset, tmp_path: Path) -> None:
     chosen = experiment(log, classifier, CLASSIFIERS[classifier])
     result = train(chosen, dataset, run_dir=tmp_path / "run", console=Console(quiet=True))

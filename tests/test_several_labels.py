@@ -297,7 +297,7 @@ def test_the_profile_shows_a_rate_a_label(dataset: Dataset, capsys: pytest.Captu
         assert f"{task} rate: train" in shown and f"valid {rates[task]:.2%}" in shown
 
 
-@pytest.mark.parametrize(("method", "model"), [("robe", "mmoe"), ("pep", "esmm")])
+@pytest.mark.parametrize(("method", "model"), [("robe", "mmoe"), pytest.param("pep", "esmm", marks=pytest.mark.slow)])
 def test_compressed_embeddings_of_several_labels(method: str, model: str, log: Path, dataset: Dataset, tmp_path: Path) -> None:
     """Shared tables are compressed once; a search ends by all labels' loss, and each has its output."""
     plain = make_experiment(log, tmp_path, model)

@@ -64,7 +64,7 @@ def experiment(folder: Path, distinct: int) -> Experiment:
     )
 
 
-@pytest.mark.parametrize("distinct", [30, 1000])
+@pytest.mark.parametrize("distinct", [pytest.param(30, marks=pytest.mark.slow), 1000])
 def test_from_raw_values_to_a_bundle_without_a_vocabulary(distinct: int, tmp_path: Path) -> None:
     settings = experiment(tmp_path, distinct)
     dataset = prepare(settings, tmp_path / "dataset")

@@ -34,6 +34,8 @@ MODELS: dict[str, dict] = {
     "optfs": {"base": "fm", "search_epochs": 3, "gate_learning_rate": 0.05, "l1": 1e-3},
     "optinter": {"min_count": 3, "tail_buckets": 5, "search_epochs": 2, "pair_dim": 3, "hidden": (16,)},
 }
+STEPS = ("deepfm", "autoint", "optfs", "optinter")
+"""The others take the same steps with less: slow tests."""
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ def dataset(log: Path) -> Dataset:
     return prepare(experiment(log), log.parent / "dataset")
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [pytest.param(m, marks=[] if m in STEPS else pytest.mark.slow) for m in MODELS])
 def test_every_step_predicts_the_same(model: str, log: Path, dataset: Dataset, tmp_path: Path) -> None:
     run = train(experiment(log, model), dataset, run_dir=tmp_path / "run", console=Console(quiet=True)).run
     trained = predict_split(run, "test").probabilities

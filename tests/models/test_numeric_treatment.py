@@ -54,7 +54,7 @@ def experiment(folder: Path, model: dict[str, Any], **embedding: Any) -> Experim
 @pytest.mark.parametrize(
     "model",
     [
-        {"name": "lr"},
+        pytest.param({"name": "lr"}, marks=pytest.mark.slow),
         {
             "name": "fgcnn",
             "channels": [3, 2],
@@ -62,7 +62,7 @@ def experiment(folder: Path, model: dict[str, Any], **embedding: Any) -> Experim
             "classifier": "widedeep",
             "classifier_settings": {"hidden": [8], "batch_norm": True},
         },
-        {"name": "ffm"},
+        pytest.param({"name": "ffm"}, marks=pytest.mark.slow),
     ],
     ids=lambda model: model["name"],
 )

@@ -27,6 +27,10 @@ from pipelines.score import score
 
 BUDGET = 0.5
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+METHODS = [info.name for info in methods()]
+EXPORTED = ("alpt", "dhe", "dpq", "hash", "pep")
+"""Integers, a network, codes, shared rows and a mask. Exporting takes seconds: the others are slow tests, and each method's stored form
+alone is exported by the contract of all methods."""
 SCRIPT = Path(__file__).with_name("train_process.py")
 
 
@@ -35,7 +39,7 @@ def compressed(method: str, **settings: Any) -> dict[str, Any]:
     return {"dim": 16, "compression": {"method": method, "budget": BUDGET, **settings}}
 
 
-@pytest.mark.parametrize("method", [info.name for info in methods()])
+@pytest.mark.parametrize("method", [m if m in EXPORTED else pytest.param(m, marks=pytest.mark.slow) for m in METHODS])
 def test_what_was_measured_is_what_is_evaluated_and_exported(
     method: str, experiment: Callable[..., Experiment], dataset: Dataset, tmp_path: Path
 ) -> None:

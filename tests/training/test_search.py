@@ -224,7 +224,11 @@ def test_retraining_starts_from_the_rewound_weights_and_the_mask_stays(folder: P
     assert all(torch.equal(tensor, after_an_epoch["dense_arch"][name]) for name, tensor in first["dense_arch"].items())
 
 
-@pytest.mark.parametrize("embedding", [{}, {"optimizer": "adam", "learning_rate": 0.02}], ids=["adagrad", "adam"])
+@pytest.mark.parametrize(
+    "embedding",
+    [pytest.param({}, marks=pytest.mark.slow), {"optimizer": "adam", "learning_rate": 0.02}],
+    ids=["adagrad", "adam"],
+)
 def test_resumed_after_a_kill_in_either_stage_it_is_the_same_run(
     embedding: dict[str, Any], folder: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
