@@ -9,6 +9,8 @@ All pairs at once cost little more than all sides, by what DeepFM is made of::
     W_1 (u, i) = W_1u u + W_1i i                                             the first layer of the tower
 
 and so only the layers above the first see every pair.
+
+The learning rate is 0.003: with the usual 0.001 it often stops where it has learned popularity alone (docs/benchmarks/retrieval.md).
 """
 
 from dataclasses import dataclass
@@ -40,6 +42,7 @@ _PAIRS_AT_ONCE, _ROWS_AT_ONCE = 1 << 11, 4096  # the pairs' first layer stays in
 class DeepFmSettings(schema.Settings):
     hidden: Hidden = (128, 64)
     dropout: Dropout = 0.0
+    learning_rate: float = Field(default=3e-3, gt=0)
     negatives: int = Field(default=4, ge=1, description="items that the user never had, for each event")
     l2: float = Field(default=1e-6, ge=0, description="weight decay of the tables")
 
@@ -180,7 +183,7 @@ def fit_deepfm(job: Job, settings: DeepFmSettings) -> Fitted:
             {"params": list(model.deepfm.parameters()), "weight_decay": training.weight_decay},
             {"params": list(model.tables.parameters()), "weight_decay": settings.l2},
         ],
-        lr=training.learning_rate,
+        lr=settings.learning_rate,
         fused=True,
     )
     seen, trained = interactions(dataset), np.flatnonzero(dataset.counts)
