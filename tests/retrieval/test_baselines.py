@@ -115,7 +115,20 @@ def test_bpr_learns_what_is_popular(tmp_path: Path) -> None:
     assert (model.users[:, -1] == 1).all()
 
 
-def test_a_factor_without_events_is_zero() -> None:
+def test_bpr_sets_its_pairs_against_the_whole_catalogue(tmp_path: Path) -> None:
+    """A film that no one has seen is as much an item that a user has not had as any other: it is learned to be the last."""
+    random = np.random.default_rng(0)
+    rows = [f"{user},{item}" for user in range(200) for item in range(20) if random.random() < 0.9 / (1 + item / 2)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item", *rows]))
+    (tmp_path / "items.csv").write_text("\n".join(["item", *map(str, range(21))]))
+    experiment, dataset = _bare(tmp_path, {"name": "bpr_mf"}, items={"path": str(tmp_path / "items.csv"), "on": "item"})
+    assert list(np.flatnonzero(dataset.counts == 0)) == [20]
+    model = fit_bpr(Job(experiment, dataset, tmp_path, QUIET), BprSettings(factors=4, learning_rate=0.02)).recommender
+    assert isinstance(model, FixedVectors)
+    assert model.items[:, -1].argmin() == 20
+
+
+def test_a_factor_without_events_starts_at_zero() -> None:
     vectors = MatrixFactors(torch.tensor([True, False]), torch.tensor([False, True, True]), 3)(torch.arange(5))[0]
     assert (vectors[[1, 2], :-1] == 0).all() and (vectors[[0, 3, 4], :-1] != 0).all()
     assert vectors[:, -1].tolist() == [1, 1, 0, 0, 0], "of a user 1, of an item its bias"
@@ -264,7 +277,7 @@ def test_what_a_history_shares_with_an_item_is_the_mean_cosine(dataset: Retrieva
         assert found[item] == pytest.approx([same, same, tags], abs=1e-6)
 
 
-def _bare(folder: Path, model: dict[str, Any]) -> tuple[RetrievalExperiment, RetrievalDataset]:
+def _bare(folder: Path, model: dict[str, Any], **more: Any) -> tuple[RetrievalExperiment, RetrievalDataset]:
     """Of a folder's ``log.csv``, users and items of which nothing is known but their ids."""
     experiment = RetrievalExperiment.model_validate(
         {
@@ -279,6 +292,7 @@ def _bare(folder: Path, model: dict[str, Any]) -> tuple[RetrievalExperiment, Ret
             "model": model,
             "training": {"batch_size": 64, "epochs": 5, "threads": 1, "monitor": "ndcg@5"},
             "evaluation": {"at": [5]},
+            **more,
             "output": str(folder / "out"),
         }
     )

@@ -3,6 +3,8 @@
     loss = -ln sigmoid(<e_u, e_i> - <e_u, e_j>)  +  lambda / (2 batch) (|u|^2 + |i|^2 + |j|^2)
 
 The other item is drawn uniformly, as in the paper, and so popularity is learned; drawn by popularity, as some libraries do, it is held down.
+It is any of the catalogue that the user has not had, with training events or without: the paper's I without I_u, as RecBole and the authors of
+LightGCN have it, who find more so (docs/benchmarks/retrieval.md).
 """
 
 from abc import ABC, abstractmethod
@@ -58,7 +60,7 @@ def fit_pairs(job: Job, model: Vectors, optimizer: torch.optim.Optimizer, regula
     dataset, training = job.dataset, job.experiment.training
     seen = interactions(dataset)
     index = dataset.events.of_split("train")
-    trained = np.flatnonzero(dataset.counts)
+    everything = np.arange(dataset.items.height)
 
     def epoch(number: int) -> float:
         random = np.random.default_rng([training.seed, number])
@@ -66,7 +68,7 @@ def fit_pairs(job: Job, model: Vectors, optimizer: torch.optim.Optimizer, regula
         for start in range(0, len(order), training.batch_size):
             batch = order[start : start + training.batch_size]
             user, item = dataset.events.user[batch], dataset.events.item[batch]
-            other = unseen_items(seen, user, trained, random)
+            other = unseen_items(seen, user, everything, random)
             rows = torch.from_numpy(np.concatenate([user, item + model.users, other + model.users]))
             vectors, learned = model(rows)
             u, i, j = vectors.chunk(3)
