@@ -105,9 +105,7 @@ def test_deepfm_gives_every_pair_what_it_gives_a_single_one(shop: Path, tmp_path
 
 def test_bpr_learns_what_is_popular(tmp_path: Path) -> None:
     """Its other item is drawn uniformly: were it drawn by popularity, an item would be the better one as often as the other."""
-    random = np.random.default_rng(0)
-    rows = [f"{user},{item}" for user in range(200) for item in range(20) if random.random() < 0.9 / (1 + item / 2)]
-    (tmp_path / "log.csv").write_text("\n".join(["user,item", *rows]))
+    _popular_first(tmp_path)
     experiment, dataset = _bare(tmp_path, {"name": "bpr_mf"})
     model = fit_bpr(Job(experiment, dataset, tmp_path, QUIET), BprSettings(factors=4, learning_rate=0.02)).recommender
     assert isinstance(model, FixedVectors)
@@ -117,9 +115,7 @@ def test_bpr_learns_what_is_popular(tmp_path: Path) -> None:
 
 def test_bpr_sets_its_pairs_against_the_whole_catalogue(tmp_path: Path) -> None:
     """A film that no one has seen is as much an item that a user has not had as any other: it is learned to be the last."""
-    random = np.random.default_rng(0)
-    rows = [f"{user},{item}" for user in range(200) for item in range(20) if random.random() < 0.9 / (1 + item / 2)]
-    (tmp_path / "log.csv").write_text("\n".join(["user,item", *rows]))
+    _popular_first(tmp_path)
     (tmp_path / "items.csv").write_text("\n".join(["item", *map(str, range(21))]))
     experiment, dataset = _bare(tmp_path, {"name": "bpr_mf"}, items={"path": str(tmp_path / "items.csv"), "on": "item"})
     assert list(np.flatnonzero(dataset.counts == 0)) == [20]
@@ -190,9 +186,7 @@ def test_autorec_takes_an_item_had_twice_for_one() -> None:
 
 def test_autorec_s_penalty_leaves_the_biases_alone(tmp_path: Path) -> None:
     """A great one leaves nothing of both layers: a user's own items do not tell, and popularity is what the biases learn."""
-    random = np.random.default_rng(0)
-    rows = [f"{user},{item}" for user in range(200) for item in range(20) if random.random() < 0.9 / (1 + item / 2)]
-    (tmp_path / "log.csv").write_text("\n".join(["user,item", *rows]))
+    _popular_first(tmp_path)
     experiment, dataset = _bare(tmp_path, {"name": "autorec"})
     experiment = changed(experiment, tmp_path, {"name": "autorec"}, learning_rate=0.02)
     spread = {}
@@ -275,6 +269,13 @@ def test_what_a_history_shares_with_an_item_is_the_mean_cosine(dataset: Retrieva
         same = np.mean([raw["colour"][int(other)] == raw["colour"][item] for other in had])
         tags = np.mean([len(set(raw["tags"][int(other)]) & set(raw["tags"][item])) / 2 for other in had])
         assert found[item] == pytest.approx([same, same, tags], abs=1e-6)
+
+
+def _popular_first(folder: Path) -> None:
+    """``log.csv``: of twenty items the first are had by most of two hundred users, whoever they are."""
+    random = np.random.default_rng(0)
+    rows = [f"{user},{item}" for user in range(200) for item in range(20) if random.random() < 0.9 / (1 + item / 2)]
+    (folder / "log.csv").write_text("\n".join(["user,item", *rows]))
 
 
 def _bare(folder: Path, model: dict[str, Any], **more: Any) -> tuple[RetrievalExperiment, RetrievalDataset]:

@@ -31,7 +31,7 @@ class MatrixFactors(Vectors):
         super().__init__()
         self.users = len(known)
         start = torch.randn(len(known) + len(trained), factors) * 0.01
-        start[~torch.cat([known, trained])] = 0  # and so a user stays, whom no pair has; an item is in pairs as the other one
+        start[~torch.cat([known, trained])] = 0  # a user stays so, in no pair; an item is learned as the other one
         self.factors = nn.Embedding.from_pretrained(start, freeze=False, sparse=True)
         self.bias = nn.Embedding.from_pretrained(torch.zeros(len(trained), 1), freeze=False, sparse=True)
 
