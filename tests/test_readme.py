@@ -1,4 +1,4 @@
-"""Runs the README and the guides: every command of their ``bash`` blocks, in order, in an empty folder."""
+"""Runs the README, and as a slow test the guides after it: every command of their ``bash`` blocks, in order, in an empty folder."""
 
 import os
 import re
@@ -20,13 +20,17 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf8")
 GUIDES = {path.name: path.read_text(encoding="utf8") for path in sorted((ROOT / "docs").glob("*.md"))}
 ALL = "\n".join([README, *GUIDES.values()])
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", ALL, re.MULTILINE | re.DOTALL)
 BIN = Path(sys.executable).parent
 
 
-def commands() -> list[str]:
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Language and body of each."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[str]:
     """The commands of the bash blocks; a trailing backslash joins lines, comments are dropped."""
-    text = "".join(body for language, body in BLOCKS if language == "bash").replace("\\\n", " ")
+    text = "".join(body for language, body in blocks(text) if language == "bash").replace("\\\n", " ")
     return [line for line in (re.sub(r"\s+# .*", "", line).strip() for line in text.splitlines()) if line]
 
 
@@ -59,9 +63,19 @@ def services() -> Iterator[list[subprocess.Popen[str]]]:
         process.wait()
 
 
-def test_every_command_runs(folder: Path, port: int, environment: dict[str, str], services: list[subprocess.Popen[str]]) -> None:
+JOURNEY = {"validate", "train", "evaluate", "explain", "export", "score", "serve"}
+
+
+@pytest.mark.parametrize(
+    ("text", "verbs"),
+    [(README, JOURNEY), pytest.param(ALL, JOURNEY | {"tune", "index"}, marks=pytest.mark.slow)],
+    ids=["README", "README and guides"],
+)
+def test_every_command_runs(
+    text: str, verbs: set[str], folder: Path, port: int, environment: dict[str, str], services: list[subprocess.Popen[str]]
+) -> None:
     ran = set()
-    for command in commands():
+    for command in commands(text):
         command = command.replace("8000", str(port))
         verb = shlex.split(command)[0]
         if verb == "make":
@@ -78,19 +92,7 @@ def test_every_command_runs(folder: Path, port: int, environment: dict[str, str]
             assert verb in ("ctrkit", "torchrun"), f"no test knows how to run: {command}"
             run(command, folder, environment)
         ran.add(" ".join(shlex.split(command)[: 2 if verb != "curl" else 1]))
-    assert ran >= {
-        "ctrkit validate",
-        "ctrkit train",
-        "ctrkit evaluate",
-        "ctrkit explain",
-        "ctrkit tune",
-        "ctrkit export",
-        "ctrkit score",
-        "ctrkit serve",
-        "curl",
-        "make demo",
-        "make test",
-    }
+    assert ran >= {"curl", "make demo", "make test", *(f"ctrkit {verb}" for verb in verbs)}
 
 
 def run(command: str, folder: Path, environment: dict[str, str]) -> str:
@@ -127,7 +129,7 @@ def answer(command: str, folder: Path, environment: dict[str, str]) -> dict[str,
 
 
 def test_the_first_config_is_short() -> None:
-    config = next(body for language, body in BLOCKS if language == "yaml")
+    config = next(body for language, body in blocks(README) if language == "yaml")
     assert len(config.splitlines()) < 20
 
 
