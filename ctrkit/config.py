@@ -195,7 +195,7 @@ AnyEmbedding = Annotated[Embedding | UnifiedEmbedding, Field(discriminator="kind
 class Training(Settings):
     """The dense arch's optimizer, the schedule and when to stop."""
 
-    batch_size: int = Field(default=4096, ge=1, description="rows a step, over all processes together")
+    batch_size: int = Field(default=4096, ge=1, description="rows a step at most, over all processes together; an epoch's steps are even")
     epochs: int = Field(default=20, ge=1)
     steps: int | None = Field(default=None, ge=1, description="stop after so many steps")
     optimizer: Literal["adam", "adamw", "sgd", "adagrad"] = "adam"

@@ -20,6 +20,7 @@ from torchrec import KeyedJaggedTensor
 from ctrkit.data.batch import Batch
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.labels import GROUP, label_columns
+from ctrkit.data.steps import even_steps
 from ctrkit.errors import CtrkitError
 
 PREFETCHED_BATCHES = 4
@@ -34,7 +35,8 @@ class Loader:
     Args:
         dataset: what ``prepare`` wrote.
         split: ``train``, ``valid`` or ``test``.
-        batch_size: rows of a batch over all processes together; process ``rank`` gets rows ``rank::world`` of each.
+        batch_size: rows of a batch over all processes together, at most: all batches have as many, or one more. Process ``rank`` gets
+            rows ``rank::world`` of each.
         seed: of the shuffle.
         shuffle: False keeps the order of the shards.
         rank: this process, from 0.
@@ -74,7 +76,7 @@ class Loader:
             )
         self._block_bytes = None if sum(unit.bytes for unit in self._units) <= memory_limit else memory_limit // BLOCKS_PER_LIMIT
         self._cached: _Rows | None = None
-        self.bounds = _bounds(self.rows, batch_size, world)
+        self.bounds = even_steps(self.rows, batch_size, least=world)
 
     def __len__(self) -> int:
         """Number of global batches of an epoch."""
@@ -138,14 +140,6 @@ class Loader:
         if self._block_bytes is None:
             self._cached = rows
         return rows
-
-
-def _bounds(rows: int, batch_size: int, world: int) -> list[tuple[int, int]]:
-    """[start, stop) of each global batch; a last batch that cannot give every process a row joins the one before."""
-    starts = list(range(0, rows, batch_size))
-    if len(starts) > 1 and rows - starts[-1] < world:
-        starts.pop()
-    return list(zip(starts, [*starts[1:], rows], strict=True))
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Evaluation(Settings):
 class RetrievalTraining(Settings):
     """The optimizer of the towers and when to stop."""
 
-    batch_size: int = Field(default=1024, ge=2, description="events a step")
+    batch_size: int = Field(default=1024, ge=2, description="events a step at most; an epoch's steps are even")
     epochs: int = Field(default=100, ge=1, description="at most; validation says when to stop")
     learning_rate: float = Field(default=1e-3, gt=0, description="of Adam over the towers; the tables have their own")
     weight_decay: float = Field(default=0.0, ge=0)

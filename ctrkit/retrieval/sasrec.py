@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctrkit import schema
+from ctrkit.data.steps import even_steps
 from ctrkit.errors import CtrkitError
 from ctrkit.layers.dropout import FastDropout
 from ctrkit.layers.tower import linear
@@ -211,8 +212,8 @@ def fit_sasrec(job: Job, settings: SasRecSettings) -> Fitted:
     def epoch(number: int) -> float:
         random = np.random.default_rng([training.seed, number])
         order, total, count = random.permutation(able), 0.0, 0
-        for start in range(0, len(order), settings.users):
-            users = order[start : start + settings.users]
+        for start, stop in even_steps(len(order), settings.users):
+            users = order[start:stop]
             items, lengths = left_aligned(take_bags(sequences, users), history.length + 1)
             hidden, following, owners = [], [], []
             for part in alike(lengths, _PARTS):

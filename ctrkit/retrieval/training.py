@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from ctrkit.data.steps import even_steps
 from ctrkit.errors import CtrkitError
 from ctrkit.retrieval import losses
 from ctrkit.retrieval.auxiliary import Auxiliary, Encoded
@@ -119,11 +120,10 @@ class TowerTraining:
         return total / count
 
     def _batches(self, random: np.random.Generator) -> Iterator[np.ndarray]:
-        """The training events in a random order; a last event that would be alone is left for another epoch."""
-        order, size = random.permutation(self.events), self.training.batch_size
-        for start in range(0, len(order), size):
-            if len(order) - start > 1:
-                yield order[start : start + size]
+        """The training events in a random order; two at the least, each other's negatives."""
+        order = random.permutation(self.events)
+        for start, stop in even_steps(len(order), self.training.batch_size, least=2):
+            yield order[start:stop]
 
     def step(self, events: np.ndarray, random: np.random.Generator) -> Tensor:
         """One step on a batch of training events; the loss before it."""

@@ -110,6 +110,20 @@ def test_training_sees_training_events_alone(
     assert (dataset.counts[np.concatenate(drawn)] > 0).all()
 
 
+@pytest.mark.parametrize("left", [1, 3])
+def test_the_events_left_over_are_spread_over_the_steps(
+    experiment: RetrievalExperiment, dataset: RetrievalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    """In a step of their own each would weigh many times what it weighs elsewhere."""
+    steps: list[np.ndarray] = []
+    monkeypatch.setattr(TowerTraining, "step", lambda self, events, random: steps.append(events) or torch.zeros(()))
+    size = dataset.rows["train"] - left
+    train(changed(experiment, tmp_path, {"name": "two_tower", **SMALL}, epochs=1, batch_size=size), dataset, console=QUIET)
+    first, second = steps
+    assert abs(len(first) - len(second)) <= 1
+    assert np.array_equal(np.sort(np.concatenate(steps)), np.sort(dataset.events.of_split("train")))
+
+
 @pytest.mark.parametrize("kind", [{"negatives": {"memory": 1, "memory_warmup": 0}, "dropout": 0.2}, {"auxiliary": {"kind": "ssl"}}])
 def test_a_killed_training_goes_on(
     experiment: RetrievalExperiment, dataset: RetrievalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: dict[str, Any]

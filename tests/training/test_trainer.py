@@ -271,7 +271,7 @@ def test_divergence_names_the_batch_and_leaves_a_good_resume_point(
     factor = loop.schedule.factor
     with monkeypatch.context() as patch:
         patch.setattr(loop.schedule, "factor", lambda s, step, *rest: 1e38 if step == 21 else factor(s, step, *rest))
-        message = r"not finite in epoch 2, step 23: batch 8 of 15, rows 897 to 1,024 .* last good resume point is step 20"
+        message = r"not finite in epoch 2, step 23: batch 8 of 15, rows 841 to 960 .* last good resume point is step 20"
         with pytest.raises(CtrkitError, match=message) as raised:
             run(settings, dataset)
     assert "learning_rate" in raised.value.remedy and "--resume" in raised.value.remedy

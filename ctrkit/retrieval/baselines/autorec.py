@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ctrkit import schema
+from ctrkit.data.steps import even_steps
 from ctrkit.retrieval.baselines.epochs import fit_epochs
 from ctrkit.retrieval.baselines.interactions import histories, interactions
 from ctrkit.retrieval.events import Queries
@@ -77,8 +78,8 @@ def fit_autorec(job: Job, settings: AutoRecSettings) -> Fitted:
 
     def epoch(number: int) -> float:
         order, total = np.random.default_rng([training.seed, number]).permutation(known), 0.0
-        for start in range(0, len(order), settings.users):
-            users = order[start : start + settings.users]
+        for start, stop in even_steps(len(order), settings.users):
+            users = order[start:stop]
             loss = loss_of(model, seen[users], settings.unseen)
             optimizer.zero_grad()
             loss.backward()

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctrkit import schema
+from ctrkit.data.steps import even_steps
 from ctrkit.embeddings.tables import Tables, own_outputs, own_tables
 from ctrkit.layers.fields import FieldVectors
 from ctrkit.layers.interaction import sum_of_products
@@ -193,8 +194,8 @@ def fit_deepfm(job: Job, settings: DeepFmSettings) -> Fitted:
     def epoch(number: int) -> float:
         random = np.random.default_rng([training.seed, number])
         order, total = random.permutation(index), 0.0
-        for start in range(0, len(order), training.batch_size):
-            events = order[start : start + training.batch_size]
+        for start, stop in even_steps(len(order), training.batch_size):
+            events = order[start:stop]
             row = np.repeat(np.arange(len(events)), 1 + settings.negatives)
             items = np.repeat(dataset.events.item[events], 1 + settings.negatives)
             others = np.tile(labels, len(events)) == 0

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ctrkit.data.steps import even_steps
 from ctrkit.retrieval.baselines.epochs import fit_epochs
 from ctrkit.retrieval.baselines.interactions import interactions
 from ctrkit.retrieval.baselines.pairs import unseen_items
@@ -65,8 +66,8 @@ def fit_pairs(job: Job, model: Vectors, optimizer: torch.optim.Optimizer, regula
     def epoch(number: int) -> float:
         random = np.random.default_rng([training.seed, number])
         order, total = np.concatenate([random.permutation(index) for _ in range(passes)]), 0.0
-        for start in range(0, len(order), training.batch_size):
-            batch = order[start : start + training.batch_size]
+        for start, stop in even_steps(len(order), training.batch_size):
+            batch = order[start:stop]
             user, item = dataset.events.user[batch], dataset.events.item[batch]
             other = unseen_items(seen, user, everything, random)
             rows = torch.from_numpy(np.concatenate([user, item + model.users, other + model.users]))
