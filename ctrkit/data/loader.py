@@ -93,19 +93,23 @@ class Loader:
 
     def iter(self, epoch: int = 0, skip: int = 0) -> Iterator[Batch]:
         """Batches of an epoch from batch number ``skip`` on; a thread prepares the next ones meanwhile."""
-        return _read_ahead(self._batches(epoch, skip))
+        return _read_ahead(self._batches(epoch, self.bounds[skip:]))
 
-    def _batches(self, epoch: int, skip: int) -> Iterator[Batch]:
-        number = skip
+    def first(self, rows: int) -> Batch:
+        """The first rows of epoch 0 in one batch, or all where there are fewer; of them, those that this process gets."""
+        return next(self._batches(0, [(0, min(rows, self.rows))]))
+
+    def _batches(self, epoch: int, bounds: Sequence[tuple[int, int]]) -> Iterator[Batch]:
+        number = 0
         pieces: list[_Rows] = []
         start_of_block = 0
         for block, units in enumerate(self._blocks(epoch)):
             end_of_block = start_of_block + sum(unit.rows for unit in units)
-            if number < len(self) and self.bounds[number][0] < end_of_block:
+            if number < len(bounds) and bounds[number][0] < end_of_block:
                 rows = self._read(units)
                 order = self._order(end_of_block - start_of_block, epoch, block)
-            while number < len(self) and self.bounds[number][0] < end_of_block:
-                start, stop = self.bounds[number]
+            while number < len(bounds) and bounds[number][0] < end_of_block:
+                start, stop = bounds[number]
                 first = max(start, start_of_block)
                 first += (self.rank - (first - start)) % self.world
                 pieces.append(rows.take(order[first - start_of_block : min(stop, end_of_block) - start_of_block : self.world]))

@@ -163,7 +163,7 @@ class Explainer:
         return explanation
 
     def _sample(self, split: str, rows: int, seed: int) -> Batch:
-        return next(Loader(self.dataset, split, rows, seed=seed, shuffle=True).iter())
+        return Loader(self.dataset, split, rows, seed=seed, shuffle=True).first(rows)
 
     def _look_up(self, batch: Batch) -> Lookups:
         return look_up(self._model, batch, self._device, self._number)
@@ -210,7 +210,7 @@ class Explainer:
     def _golden_labels(self) -> list[int]:
         """Labels of the raw rows: they are the first of their split."""
         count = pl.scan_parquet(self.dataset.golden).select(pl.len()).collect().item()
-        first = next(Loader(self.dataset, self._golden_split, count).iter())
+        first = Loader(self.dataset, self._golden_split, count).first(count)
         return [int(label) for label in self._look_up(first).labels]
 
 

@@ -138,6 +138,14 @@ def test_processes_share_each_global_batch(shards: Shards, world: int, limit: di
         assert order[mine.positions(rank)].tolist() == numbers(mine.iter(0))
 
 
+@pytest.mark.parametrize("limit", [{}, STREAMED])
+def test_the_first_rows_are_as_many_as_asked(shards: Shards, limit: dict) -> None:
+    loader = Loader(shards, "train", 64, seed=1, shuffle=True, **limit)
+    for rows in (64, 1, 101):
+        assert numbers([loader.first(rows)]) == numbers(loader.iter(0))[:rows]
+    assert loader.first(1000).rows == 101
+
+
 def test_batches_have_as_many_rows_or_one_more(shards: Shards) -> None:
     """101 rows: none is in a batch of its own, where it would weigh fifty times what it weighs elsewhere."""
     assert [b.rows for b in Loader(shards, "train", 50).iter(0)] == [34, 34, 33]

@@ -18,7 +18,7 @@ from ctrkit.schema import IdField, Inputs
 from ctrkit.training.run import load_run, read_result
 from tests.pages import parsed
 
-SEARCH = {"name": "optfs", "base": "fm", "l1": 2e-3, "gate_learning_rate": 0.03, "search_epochs": 6}
+SEARCH = {"name": "optfs", "base": "lr", "l1": 2e-3, "gate_learning_rate": 0.03, "search_epochs": 6}
 
 
 @pytest.fixture(scope="module")
