@@ -187,7 +187,7 @@ def fit_sasrec(job: Job, settings: SasRecSettings) -> Fitted:
     """Trains and writes ``weights.pt``.
 
     Raises:
-        CtrkitError: no ids of items, no history, or a loss that is not finite.
+        CtrkitError: no ids of items, no history, no user of two training events, or a loss that is not finite.
     """
     dataset, training = job.dataset, job.experiment.training
     item, history = item_of(dataset), history_of(dataset)
@@ -197,6 +197,11 @@ def fit_sasrec(job: Job, settings: SasRecSettings) -> Fitted:
     offsets = offsets_of(np.bincount(dataset.events.user[index], minlength=dataset.users.height))
     sequences = ids[dataset.events.item[index]], offsets
     able = np.flatnonzero(np.diff(offsets) > 1)
+    if not len(able):
+        raise CtrkitError(
+            "no user has two training events, and SASRec learns the next from those before",
+            "Choose two_tower, or keep more events for training",
+        )
     model = SasRec(item.rows, history.length, settings)
     optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate, betas=(0.9, 0.98), fused=True)
 

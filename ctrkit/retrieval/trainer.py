@@ -45,9 +45,15 @@ def train(
     folder = find_unfinished(experiment, dataset, run_dir) if resume else create_run(experiment, dataset, run_dir)
     if (finished := read_result(folder)) is not None:
         return RetrievalResult(**{**finished, "run": folder})
+    checkpoints = folder / "checkpoints"
     job = Job(experiment, dataset, folder, console or Console(stderr=True))
     torch.manual_seed(experiment.training.seed)
-    fitted = method.fit(job, settings)
+    try:
+        fitted = method.fit(job, settings)
+    except CtrkitError:
+        if not any(checkpoints.glob("*")):  # nothing that could be resumed
+            shutil.rmtree(folder)
+        raise
     valid = evaluate(experiment, dataset, fitted.recommender, "valid")
     test = evaluate(experiment, dataset, fitted.recommender, "test")
     result = RetrievalResult(
@@ -65,7 +71,7 @@ def train(
         seconds=time.perf_counter() - started,
     )
     write_json(folder / RESULT_FILE, result.to_json())
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(checkpoints, ignore_errors=True)
     return result
 
 

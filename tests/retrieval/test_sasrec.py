@@ -95,3 +95,14 @@ def test_what_it_reads_must_be_there(shop: Path, tmp_path: Path, side: str, feat
 def test_heads_divide_the_width(experiment: RetrievalExperiment, dataset: RetrievalDataset, tmp_path: Path) -> None:
     with pytest.raises(CtrkitError, match="3 do not divide factors, 64"):
         train(changed(experiment, tmp_path, {"name": "sasrec", "heads": 3}), dataset, console=QUIET)
+
+
+def test_a_user_must_have_two_training_events(tmp_path: Path) -> None:
+    (tmp_path / "short.csv").write_text("\n".join(["user,item", *(f"u{user},{item}" for user in range(4) for item in range(3))]))
+    ids = {f"{side}_features": [{"name": side, "kind": "categorical"}] for side in ("user", "item")}
+    ids["user_features"].append({"name": "recent", "kind": "sequence", "of": "item"})
+    settings = {"task": "retrieval", "name": "short", "data": {"path": str(tmp_path / "short.csv")}, "user": "user", "item": "item", **ids}
+    experiment = RetrievalExperiment.model_validate({**settings, "model": {"name": "sasrec"}, "output": str(tmp_path / "out")})
+    with pytest.raises(CtrkitError, match="no user has two training events"):
+        train(experiment, prepare(experiment), console=QUIET)
+    assert not (tmp_path / "out" / "runs" / "short-sasrec-1").exists()

@@ -172,3 +172,4 @@ def test_a_loss_that_is_no_number_is_an_error(experiment: RetrievalExperiment, d
     wild = changed(experiment, tmp_path, {"name": "two_tower", **SMALL, "normalise": False, "temperature": 1e-38}, clip_norm=0)
     with pytest.raises(CtrkitError, match="the loss is not finite in epoch 1, step"):
         train(wild, dataset, console=QUIET)
+    assert not any((tmp_path / "runs").iterdir()), "there is nothing in it to resume"
