@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -83,12 +83,17 @@ class RetrievalExperiment(Settings):
     item_features: tuple[Feature, ...] = Field(min_length=1)
     user_features: tuple[Feature, ...] = Field(default=(), description="of the user; a sequence 'of' the item column is his history")
     context_features: tuple[Feature, ...] = Field(default=(), description="of the event, such as the device; read by the user tower")
-    model: ModelChoice = Field(default_factory=lambda: ModelChoice(name="two_tower"))
+    model: ModelChoice = Field(default_factory=lambda: ModelChoice(name="two_tower"), description="two_tower unless named")
     embedding: Embedding = Field(default_factory=lambda: Embedding(dim=32, learning_rate=0.05, init_std=0.05))
     training: RetrievalTraining = Field(default_factory=RetrievalTraining)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     export: Export = Field(default_factory=Export)
     output: str = "out"
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _towers_unless_named(cls, model: Any) -> Any:
+        return {"name": "two_tower", **model} if isinstance(model, dict) else model
 
     @model_validator(mode="after")
     def _one_log(self) -> "RetrievalExperiment":

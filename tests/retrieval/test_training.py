@@ -168,6 +168,10 @@ def test_models_that_there_are_not(
     assert not any(tmp_path.iterdir())
 
 
+def test_settings_without_a_name_are_the_towers(experiment: RetrievalExperiment, tmp_path: Path) -> None:
+    assert changed(experiment, tmp_path, {"dropout": 0.5}).model.name == "two_tower"
+
+
 def test_a_loss_that_is_no_number_is_an_error(experiment: RetrievalExperiment, dataset: RetrievalDataset, tmp_path: Path) -> None:
     wild = changed(experiment, tmp_path, {"name": "two_tower", **SMALL, "normalise": False, "temperature": 1e-38}, clip_norm=0)
     with pytest.raises(CtrkitError, match="the loss is not finite in epoch 1, step"):
