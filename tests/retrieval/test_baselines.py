@@ -124,6 +124,23 @@ def test_bpr_sets_its_pairs_against_the_whole_catalogue(tmp_path: Path) -> None:
     assert model.items[:, -1].argmin() == 20
 
 
+def test_a_step_moves_the_rows_of_its_batch_alone() -> None:
+    model = MatrixFactors(torch.ones(2, dtype=torch.bool), torch.ones(3, dtype=torch.bool), 3)
+    optimizer = torch.optim.SparseAdam(list(model.parameters()), lr=0.1)
+
+    def step(rows: list[int]) -> None:
+        optimizer.zero_grad()
+        model(torch.tensor(rows))[0].sum().backward()
+        optimizer.step()
+
+    step([0, 2, 3])
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    step([1, 4])
+    factors, bias = (parameter.detach() for parameter in model.parameters())
+    assert torch.equal(factors[[0, 2, 3]], before[0][[0, 2, 3]]) and torch.equal(bias[:2], before[1][:2])
+    assert (factors[[1, 4]] != before[0][[1, 4]]).all() and (bias[2] != before[1][2]).all()
+
+
 def test_a_factor_without_events_starts_at_zero() -> None:
     vectors = MatrixFactors(torch.tensor([True, False]), torch.tensor([False, True, True]), 3)(torch.arange(5))[0]
     assert (vectors[[1, 2], :-1] == 0).all() and (vectors[[0, 3, 4], :-1] != 0).all()

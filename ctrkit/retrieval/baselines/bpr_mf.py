@@ -36,8 +36,9 @@ class MatrixFactors(Vectors):
         self.bias = nn.Embedding.from_pretrained(torch.zeros(len(trained), 1), freeze=False, sparse=True)
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        factors, item = self.factors(rows), rows - self.users
-        last = torch.where((item < 0).unsqueeze(1), 1.0, self.bias(item.clamp(min=0)))
+        factors, is_item = self.factors(rows), rows >= self.users
+        ones = factors.new_ones(len(rows), 1)
+        last = ones.masked_scatter(is_item.unsqueeze(1), self.bias(rows[is_item] - self.users))
         return torch.cat([factors, last], dim=1), factors
 
 
