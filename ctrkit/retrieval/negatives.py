@@ -79,26 +79,27 @@ class Negatives:
         return np.concatenate([uniform, np.minimum(places, len(self._shares) - 1)]).astype(np.int64)
 
     def candidates(self, positives: np.ndarray, positive_vectors: Tensor, drawn: np.ndarray, drawn_vectors: Tensor) -> Candidates:
-        """All candidates of the step; then the batch's positives go to the memory.
+        """All candidates of the step.
 
         An item that several of a batch's events have is one candidate: how often one is *expected* counts the batches that hold it.
         """
-        items, first = np.unique(positives, return_index=True)
-        own = items, positive_vectors[torch.from_numpy(first).to(positive_vectors.device)]
         parts = [(drawn, drawn_vectors), *self._memory]
         if self._settings.in_batch:
-            parts.insert(0, own)
-        if self._settings.memory and self._step > self._settings.memory_warmup:
-            self._memory.append((items, own[1].detach()))
+            parts.insert(0, _distinct(positives, positive_vectors))
         return Candidates(np.concatenate([items for items, _ in parts]), torch.cat([vectors for _, vectors in parts]))
 
     def log_expected(self, items: np.ndarray) -> Tensor:
-        """Logarithm of how often each item is expected among the candidates, float32 ``[items]``: the kinds' expectations added up."""
+        """Logarithm of how often each item is expected among the candidates of this step, float32 ``[items]``: the kinds' expectations added up."""
         expected = self._settings.uniform * self._uniform_share[items] + self._settings.popularity * self._shares[items]
         batches = self._settings.in_batch + len(self._memory)
         if batches:
             expected = expected + batches * np.exp(self.frequency.log_probability(items))
         return torch.from_numpy(np.log(np.maximum(expected, 1e-12)).astype(np.float32))
+
+    def remember(self, positives: np.ndarray, positive_vectors: Tensor) -> None:
+        """Ends the step: its positives are candidates of the steps to come."""
+        if self._settings.memory and self._step > self._settings.memory_warmup:
+            self._memory.append(_distinct(positives, positive_vectors.detach()))
 
     def state(self) -> dict[str, Any]:
         """All it has learned, to go on with later."""
@@ -109,3 +110,9 @@ class Negatives:
         self.frequency.load(state["frequency"])
         self._memory.extend((part["items"].numpy(), part["vectors"]) for part in state["memory"])
         self._step = state["step"]
+
+
+def _distinct(items: np.ndarray, vectors: Tensor) -> tuple[np.ndarray, Tensor]:
+    """Each item once, with one of its vectors."""
+    items, first = np.unique(items, return_index=True)
+    return items, vectors[torch.from_numpy(first).to(vectors.device)]

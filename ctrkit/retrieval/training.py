@@ -152,6 +152,7 @@ class TowerTraining:
         positive, negative, rest = vectors.split([len(positives), len(drawn), items[0].count - main.count])
         users, others = users.split([len(events), asked[0].count - len(events)])
         loss = self._main(users, positive, positives, self.negatives.candidates(positives, positive, drawn, negative))
+        self.negatives.remember(positives, positive)
         if extra is None or auxiliary is None:
             return loss
         numbers = (torch.from_numpy(who).to(users.device) for who in (dataset.events.user[events], positives))

@@ -54,12 +54,28 @@ def test_the_memory_holds_the_batches_before() -> None:
         drawn = negatives.draw(positives, random)
         found = negatives.candidates(positives, vectors, drawn, torch.zeros(0, 3))
         sizes.append(len(found.items))
+        negatives.remember(positives, vectors)
     assert sizes == [2, 2, 4, 6, 6], "its own batch; none is kept in the warm-up; two at most"
     assert found.vectors[:, 0].tolist() == [4, 4, 2, 2, 3, 3]
     assert torch.autograd.grad(found.vectors.sum(), vectors)[0].sum() == 6, "what is remembered gets no gradient"
     other = Negatives(settings(in_batch=True, memory=2, memory_warmup=1), COUNTS, 2)
     other.load(negatives.state())
     np.testing.assert_array_equal(other.log_expected(np.array([0])), negatives.log_expected(np.array([0])))
+
+
+def test_the_expectation_counts_the_batches_that_are_candidates() -> None:
+    """With a memory that is not full yet too; both items are in every batch."""
+    negatives, random = Negatives(settings(in_batch=True, memory=3, memory_warmup=1), COUNTS, 2), np.random.default_rng(0)
+    positives, vectors, counts = np.array([0, 2]), torch.zeros(2, 3), []
+    for _ in range(300):
+        negatives.draw(positives, random)
+    for _ in range(5):
+        drawn = negatives.draw(positives, random)
+        candidates = negatives.candidates(positives, vectors, drawn, torch.zeros(0, 3))
+        np.testing.assert_allclose(negatives.log_expected(positives).exp(), np.bincount(candidates.items)[positives], rtol=1e-3)
+        counts.append(len(candidates.items))
+        negatives.remember(positives, vectors)
+    assert counts == [2, 4, 6, 8, 8]
 
 
 def test_none_at_all_is_refused() -> None:
