@@ -72,11 +72,15 @@ class DoubleHashCodec(Codec):
         self.shared = shared
         self.operation: Operation = operation
         own = len(frequent) * (1 if operation == "sum" else 2)
-        self.parts = (Part("rows", own + shared, row_width(dim, operation), lookups=2),)
+        self.stored_rows = own + shared
+        spare = 1 if operation == "sum" else 0
+        self.parts = (Part("rows", self.stored_rows + spare, row_width(dim, operation), lookups=2),)
         self.register_buffer("frequent", frequent, persistent=False)
 
     def places(self, ids: Tensor) -> list[Tensor]:
-        first, second, _ = two_rows(ids, self.frequent.to(ids.device), self.shared, self.operation)
+        first, second, there = two_rows(ids, self.frequent.to(ids.device), self.shared, self.operation)
+        if self.operation == "sum":  # a second look-up of an own row would decay it twice (embedding.l2_rows: touched)
+            second = second.masked_fill(there, self.stored_rows)
         return [first, second]
 
     def combine(self, ids: Tensor, vectors: Sequence[Tensor]) -> Tensor:
@@ -85,7 +89,7 @@ class DoubleHashCodec(Codec):
         return join(first, second, there, self.dim, self.operation)
 
     def stored(self, parts: Mapping[str, Tensor]) -> nn.Module:
-        return StoredDoubleHash(self, parts["rows"])
+        return StoredDoubleHash(self, parts["rows"][: self.stored_rows])
 
 
 class StoredDoubleHash(nn.Module):

@@ -38,8 +38,8 @@ def test_own_rows_their_list_and_shared_rows_fill_the_budget(budget: float, dim:
 def test_by_hand() -> None:
     ids = torch.arange(6)
     frequent = torch.tensor([1, 4], dtype=torch.int32)
-    table = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
     codec = DoubleHashCodec(space_of({"a": 6}), 3, frequent, shared=7, operation="sum")
+    table = torch.randn(codec.parts[0].rows, 3, generator=torch.Generator().manual_seed(0))
     first, second = codec.places(ids)
     expected = table[first] + table[second]
     expected[1], expected[4] = table[0], table[1]
@@ -59,8 +59,14 @@ def test_no_other_id_looks_a_frequent_one_s_row_up(operation: str) -> None:
     frequent = most_frequent(counts_of(codec.space), method.frequent).to(torch.int64)
     own = method.frequent * (1 if operation == "sum" else 2)
     rest = torch.ones(600, dtype=torch.bool).index_fill(0, frequent, False)
-    for places in codec.places(EVERYTHING):
-        assert places[frequent].max() < own <= places[rest].min() and places.max() < own + method.shared
+    first, second = codec.places(EVERYTHING)
+    for places in (first, second):
+        assert own <= places[rest].min() and places[rest].max() < own + method.shared
+    assert first[frequent].max() < own
+    if operation == "concatenation":
+        assert second[frequent].max() < own
+    else:
+        assert (second[frequent] == own + method.shared).all(), "a row for nothing: its own would be decayed twice"
     assert torch.equal(codec.stored(tables)(EVERYTHING), looked_up(codec, tables, EVERYTHING))
 
 
@@ -85,12 +91,14 @@ def test_an_own_row_learns_from_its_id_alone_and_a_shared_one_from_all_its_ids(o
     assert rows.grad is not None
     own = method.frequent * (1 if operation == "sum" else 2)
     assert torch.equal(rows.grad[:own].view(-1, 16), weights[frequent])
+    assert not rows.grad[own + method.shared :].any()
     whole = weights if operation == "sum" else weights[:, :8]
     other = weights if operation == "sum" else weights[:, 8:]
     expected = torch.zeros_like(rows)
     for part, places in zip((whole, other), codec.places(EVERYTHING), strict=True):
         expected.index_add_(0, places, part)
-    torch.testing.assert_close(rows.grad[own:], expected[own:])
+    shared = slice(own, own + method.shared)
+    torch.testing.assert_close(rows.grad[shared], expected[shared])
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
