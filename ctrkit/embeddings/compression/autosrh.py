@@ -53,7 +53,7 @@ class SoftSelection(FullTable):
         self.selection = nn.Parameter(torch.ones(settings.groups, dim))
 
     def combine(self, ids: Tensor, vectors: Sequence[Tensor]) -> Tensor:
-        return vectors[0] * self.selection[self.group[ids].long()]
+        return vectors[0] * self.selection.clamp(0, 1)[self.group[ids].long()]
 
     def penalty(self) -> Tensor:
         return self.l1 * self.selection.abs().sum()

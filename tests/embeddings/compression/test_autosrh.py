@@ -53,6 +53,9 @@ def test_the_selection_learns_and_stays_within_its_bounds() -> None:
     assert supernet.selection.grad is not None and (supernet.selection.grad != 0).any(1).sum() > 1
     with torch.no_grad():
         supernet.selection[0], supernet.selection[1] = 1.5, -0.5
+    group, rows = supernet.group[IDS], tables_of(supernet.parts)["rows"]
+    vectors = looked_up(supernet, {"rows": rows}, IDS)  # a step on training rows comes between that of the selection and its clamp
+    assert torch.equal(vectors[group == 0], rows[group == 0]) and not vectors[group == 1].any()
     supernet.after_step({}, lambda tensor: tensor)
     assert (supernet.selection[0] == 1).all() and (supernet.selection[1] == 0).all()
 
