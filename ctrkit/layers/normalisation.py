@@ -1,6 +1,8 @@
 """Batch normalisation over all processes of a training step."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -66,6 +68,18 @@ class BatchNorm(nn.Module):
         if self.scale is None or self.shift is None:
             return centred * factor.view(broadcast)
         return centred * (self.scale * factor).view(broadcast) + self.shift.view(broadcast)
+
+
+@contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Whatever rows the model sees in training meanwhile, its running statistics are those of before."""
+    buffers = [buffer for norm in model.modules() if isinstance(norm, BatchNorm) for buffer in norm.buffers(recurse=False)]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
 
 
 def _sum_over_processes(x: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from ctrkit.data.dataset import Dataset
 from ctrkit.data.loader import Loader
 from ctrkit.embeddings.compression.codec import stored_bytes
 from ctrkit.errors import CtrkitError
+from ctrkit.layers.normalisation import statistics_kept
 from ctrkit.models.base import CTRModel, RankingModel
 from ctrkit.models.registry import build_for, stored_form
 from ctrkit.models.search import END, Search
@@ -303,9 +304,11 @@ class Loop:
         """
         if self.deciding_batches is None:
             self.deciding_batches = _endless(self._loader("valid", shuffle=True), done)
-        loss, _ = self._loss(self.model.module, next(self.deciding_batches))
+        with statistics_kept(self.dense_arch):
+            loss, _ = self._loss(self.model.module, next(self.deciding_batches))
+            gradients = torch.autograd.grad(loss, deciding)
         self.optimizer.zero_grad()
-        for parameter, gradient in zip(deciding, torch.autograd.grad(loss, deciding), strict=True):
+        for parameter, gradient in zip(deciding, gradients, strict=True):
             parameter.grad = add_up(gradient) / self.worker.world
         self.optimizer.step()
 

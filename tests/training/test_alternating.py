@@ -82,12 +82,17 @@ def records(folder: Path) -> list[tuple[int, float, float]]:
     return [(line["step"], line["auc"], line["logloss"]) for line in lines if line["event"] == "valid"]
 
 
-@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+@pytest.mark.parametrize(
+    ("optimizer", "model"),
+    [("adagrad", {"name": "dnn", "hidden": [16]}), ("adam", {"name": "dcn", "hidden": [16], "batch_norm": True})],
+    ids=["adagrad", "adam, batch norm"],
+)
 def test_steps_of_what_decides_move_nothing_else(
-    optimizer: str, experiment: Callable[..., Experiment], dataset: Dataset, tmp_path: Path
+    optimizer: str, model: dict[str, Any], experiment: Callable[..., Experiment], dataset: Dataset, tmp_path: Path
 ) -> None:
-    """A search that decides with a rate of nearly nothing is the training of a full table: its optimizer's state is the same too."""
-    common: dict[str, Any] = {"model": {"name": "dnn", "hidden": [16]}, "precision": "fp32", "epochs": 3}
+    """A search that decides with a rate of nearly nothing is the training of a full table: the state of its optimizer and of its
+    normalisation is the same too."""
+    common: dict[str, Any] = {"model": model, "precision": "fp32", "epochs": 3}
     still = autosrh(warmup_epochs=1, search_epochs=2, selection_learning_rate=1e-12, selection_l1=0)
     full = {"dim": 8, "compression": {"method": "magnitude", "budget": 1.0}}
     runs = [
