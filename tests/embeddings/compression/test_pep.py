@@ -26,14 +26,43 @@ def test_thresholds_by_hand() -> None:
     torch.testing.assert_close(supernet.combine(torch.tensor([0]), [rows]), expected)
 
 
+def tables_with(supernet: Codec) -> dict[str, torch.Tensor]:
+    """Rows of any numbers, thresholds where they start."""
+    of_parts = tables_of(supernet.parts)
+    return {
+        p.name: (of_parts[p.name] if p.start is None else torch.full((p.rows, p.width), p.start)).requires_grad_() for p in supernet.parts
+    }
+
+
 @pytest.mark.parametrize(("granularity", "count"), [("global", 1), ("dimension", 8), ("feature", 600)])
 def test_the_thresholds_learn(granularity: str, count: int) -> None:
     _, supernet = supernet_of(granularity=granularity, threshold=-5.0)
-    tables = {"rows": tables_of(supernet.parts)["rows"], "thresholds": torch.full((600, 1), -5.0)}
-    tables = {part.name: tables[part.name].requires_grad_() for part in supernet.parts}
+    tables = tables_with(supernet)
     looked_up(supernet, tables, torch.arange(600)).square().sum().backward()
     (thresholds,) = supernet.deciding() or [tables["thresholds"]]
     assert thresholds.numel() == count and thresholds.grad is not None and (thresholds.grad != 0).all()
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_where_the_loss_needs_nothing_the_thresholds_rise_until_all_is_pruned(granularity: str) -> None:
+    """Within an epoch of a small log, from where they take nothing off: numbers of 0.1, as an epoch of Adagrad leaves them."""
+    method, supernet = supernet_of(granularity=granularity)
+    tables = tables_with(supernet)
+    tables["rows"].data.fill_(0.1)
+    deciding = supernet.deciding()
+    optimizer = (
+        torch.optim.Adam(deciding, lr=method.deciding_learning_rate) if deciding else torch.optim.Adagrad([tables["thresholds"]], lr=0.02)
+    )
+    taken = []
+    for _ in range(120):
+        vectors = looked_up(supernet, tables, torch.arange(600))
+        taken.append(1 - float(vectors.detach().mean()) / 0.1)
+        penalty = supernet.penalty()
+        assert penalty is not None
+        optimizer.zero_grad()
+        penalty.backward()
+        optimizer.step()
+    assert taken[0] < 1e-4 and taken[-1] == 1 and taken == sorted(taken)
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
@@ -46,7 +75,7 @@ def test_the_mask_fills_the_budget(granularity: str, budget: float) -> None:
 
 def test_ids_with_high_thresholds_are_pruned_first() -> None:
     method, supernet = supernet_of(granularity="feature")
-    parts = {"rows": torch.ones(600, 8), "thresholds": torch.linspace(-3, 3, 600).unsqueeze(1)}
+    parts = {"rows": torch.ones(600, 8), "thresholds": torch.linspace(0, 0.5, 600).unsqueeze(1)}
     mask = method.decide(supernet, parts, counts_of(space_of()), lambda rows: 0.0)["mask"]
     kept = int(mask.any(1).sum())
     assert 0 < kept < 600 and mask[: kept - 1].all() and not mask[kept:].any()
