@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +22,7 @@ from ctrkit.embeddings.tables import Group, Tables, own_outputs, own_tables
 from ctrkit.embeddings.unified import UnifiedTables
 from ctrkit.errors import CtrkitError
 from ctrkit.layers.gate import ContinuousGate
+from ctrkit.layers.normalisation import statistics_kept
 from ctrkit.schema import Inputs
 
 if TYPE_CHECKING:
@@ -133,6 +135,10 @@ class RankingModel(nn.Module, ABC):
     def targets(self, labels: Tensor) -> Tensor:
         """What the logits are trained and measured against, of the log's labels: those, unless the model says otherwise."""
         return labels
+
+    def statistics_kept(self) -> AbstractContextManager[None]:
+        """Whatever rows it sees in training meanwhile, the running statistics of its normalisation are those of before."""
+        return statistics_kept(self)
 
 
 def with_sequences(model: str, inputs: Inputs) -> tuple[Inputs, tuple[int, ...]]:

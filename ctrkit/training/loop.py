@@ -26,7 +26,6 @@ from ctrkit.data.dataset import Dataset
 from ctrkit.data.loader import Loader
 from ctrkit.embeddings.compression.codec import stored_bytes
 from ctrkit.errors import CtrkitError
-from ctrkit.layers.normalisation import statistics_kept
 from ctrkit.models.base import CTRModel, RankingModel
 from ctrkit.models.registry import build_for, stored_form
 from ctrkit.models.search import END, Search
@@ -304,7 +303,7 @@ class Loop:
         """
         if self.deciding_batches is None:
             self.deciding_batches = _endless(self._loader("valid", shuffle=True), done)
-        with statistics_kept(self.dense_arch):
+        with self.dense_arch.statistics_kept():
             loss, _ = self._loss(self.model.module, next(self.deciding_batches))
             gradients = torch.autograd.grad(loss, deciding)
         self.optimizer.zero_grad()
