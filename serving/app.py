@@ -76,10 +76,10 @@ def create_app(
     tracer = open_tracer() if settings.tracing else None
     shadow = Shadow(rollout, settings.shadow_rows)
     metrics.registry.register(shadow)
-    predictions = Predictions(repository, pool, metrics, settings, rollout, shadow)
+    predictions = Predictions(pool, metrics, settings, rollout, shadow)
     tower_metrics = TowerMetrics(lambda: [v for _, _, versions in repository.answering() for v in versions if isinstance(v, ServedTowers)])
     metrics.registry.register(tower_metrics)
-    recommendations = Recommendations(repository, pool, tower_metrics, settings)
+    recommendations = Recommendations(repository, pool, tower_metrics, settings, rollout, predictions.answered)
 
     def load() -> bool:
         try:
@@ -126,7 +126,8 @@ def create_app(
     @app.get("/v1/models", tags=["models"], response_model=ModelList, responses=_refusals(401, 503))
     async def models() -> Response:
         """The models served, and versions that were refused."""
-        return json_response({"models": [_summary(repository, rollout, repository.version(name)) for name in repository.names()]})
+        found = ((name, repository.default(name)) for name in repository.names())
+        return json_response({"models": [_summary(repository, rollout, name, version) for name, version in found]})
 
     @app.get(
         "/v1/models/{name}/versions/{version}",
@@ -146,14 +147,16 @@ def create_app(
             raise HTTPException(405, headers={"Allow": "POST"})
         found = repository.version(name, version)
         if isinstance(found, ServedTowers):
-            return json_response({**_summary(repository, rollout, found), **describe(found)})
+            return json_response({**_summary(repository, rollout, name, found), **describe(found)})
         return json_response(_description(repository, rollout, found))
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["health"])
     async def healthz() -> Response:
         """The process is up."""
         return json_response({"status": "ok"})
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", tags=["health"], responses=_refusals(503))
     async def readyz() -> Response:
         """All models are loaded and warm."""
@@ -190,11 +193,13 @@ def _add_recommendations(app: FastAPI, recommendations: Recommendations) -> None
     Without a journal the changes end with the service.
     """
 
-    def add(path: str, handler: Handler, about: str, request: type[BaseModel], response: type[BaseModel]) -> None:
-        add_direct(app, path, handler, about, name=path.rpartition(":")[2], tags=["recommend"], **_documented(request, response))
+    def add(path: str, handler: Handler, about: str, request: type[BaseModel], response: type[BaseModel], *parameters: Any) -> None:
+        documented = _documented(request, response, parameters=parameters)
+        add_direct(app, path, handler, about, name=path.rpartition(":")[2], tags=["recommend"], **documented)
 
+    about = "The best items for users, of a model of two towers."
     for path in ("/v1/models/{name}:recommend", "/v1/models/{name}/versions/{version}:recommend"):
-        add(path, recommendations.recommend, "The best items for users, of a model of two towers.", RecommendRequest, RecommendResponse)
+        add(path, recommendations.recommend, about, RecommendRequest, RecommendResponse, SPLIT_KEY)
     upsert, remove = "Add items or change them.", "Take items out."
     add("/v1/models/{name}/items:upsert", recommendations.upsert, upsert, UpsertRequest, UpsertResponse)
     add("/v1/models/{name}/items:remove", recommendations.remove, remove, RemoveRequest, RemoveResponse)
@@ -218,12 +223,12 @@ def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Refusal} for status in statuses}
 
 
-def _summary(repository: Repository, rollout: Rollout, model: Version) -> dict[str, Any]:
-    states = repository.states(model.name)[model.name]
-    refused = [{"version": state.version, "reason": state.reason} for state in states if state.reason]
-    kind = "towers" if isinstance(model, ServedTowers) else "scorer"
-    about = {"name": model.name, "kind": kind, "version": model.version, "versions": repository.versions(model.name), "refused": refused}
-    return {**about, **rollout.about(model.name)}
+def _summary(repository: Repository, rollout: Rollout, name: str, model: Version | None) -> dict[str, Any]:
+    refused = [{"version": state.version, "reason": state.reason} for state in repository.states(name)[name] if state.reason]
+    kind = None if model is None else "towers" if isinstance(model, ServedTowers) else "scorer"
+    version = None if model is None else model.version
+    about = {"name": name, "kind": kind, "version": version, "versions": repository.versions(name), "refused": refused}
+    return {**about, **rollout.about(name)}
 
 
 def _description(repository: Repository, rollout: Rollout, model: Served) -> dict[str, Any]:
@@ -233,4 +238,4 @@ def _description(repository: Repository, rollout: Rollout, model: Served) -> dic
         for feature in manifest.features
     ]
     about = manifest.model_dump(mode="json", include={"model", "created", "label", "metrics"})
-    return {**_summary(repository, rollout, model), **about, "features": features}
+    return {**_summary(repository, rollout, model.name, model), **about, "features": features}

@@ -60,10 +60,12 @@ class RefusedVersion(BaseModel):
 
 class ModelSummary(BaseModel):
     name: str
-    kind: Literal["scorer", "towers"] = Field(description="towers answer :recommend, a scorer :score and :rank")
-    version: int = Field(description="the version that is served")
+    kind: Literal["scorer", "towers"] | None = Field(description="towers answer :recommend, a scorer :score and :rank; null as version is")
+    version: int | None = Field(description="the version that is served; null where none can be: 'refused' says why")
     versions: list[int] = Field(description="all versions that are loaded")
-    refused: list[RefusedVersion] = Field(description="versions that lie in the repository and cannot be served")
+    refused: list[RefusedVersion] = Field(
+        description="versions that cannot be served: spoilt ones, and one that is pinned and is not there"
+    )
     split: dict[str, float] | None = Field(None, description="version -> its share of the requests that name none, where they are split")
     shadow: int | None = Field(None, description="version that scores, unseen, what others have answered")
 

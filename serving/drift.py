@@ -8,12 +8,15 @@ import numpy as np
 from ctrkit.bundle import Bundle, output_names
 from ctrkit.drift import Bins, feature_bins, population_stability, score_bins
 
+BLOCKS = 64
+"""However few rows come at a time, a window has hardly more blocks."""
+
 Counts = Mapping[str, np.ndarray]
 """A column's name -> rows or values in each of its bins."""
 
 
 class Drift:
-    """One version's sliding window, in blocks of rows: each as counts, no row is kept.
+    """One version's sliding window, in some ``BLOCKS`` blocks of rows: each as counts, no row is kept.
 
     Args:
         most_rows: of the window; the oldest blocks make room.
@@ -35,8 +38,12 @@ class Drift:
         self.rows = 0
 
     def add(self, rows: int, features: Counts, scores: Counts) -> None:
-        """A block of rows that were asked, later than all before it."""
-        self._blocks.append((rows, features, scores))
+        """Rows that were asked, later than all before them: a block of their own, or more of the last one while that is short."""
+        if self._blocks and BLOCKS * self._blocks[-1][0] < self._most:
+            before = self._blocks.pop()
+            self._blocks.append((before[0] + rows, _sum(before[1], features), _sum(before[2], scores)))
+        else:
+            self._blocks.append((rows, features, scores))
         self.rows += rows
         while len(self._blocks) > 1 and self.rows - self._blocks[0][0] >= self._most:
             self.rows -= self._blocks.popleft()[0]
@@ -54,3 +61,7 @@ class Drift:
             return {}
         totals = {name: np.sum([block[name] for block in blocks], axis=0) for name in bins}
         return {name: population_stability(bins[name].shares, total) for name, total in totals.items() if total.sum()}
+
+
+def _sum(one: Counts, other: Counts) -> Counts:
+    return {name: counts + other[name] for name, counts in one.items()}

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
@@ -13,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from serving.problems import InvalidBody, Refused, TooLarge, WrongType
+from serving.problems import InvalidBody, Refused, TooLarge
 from serving.wire.ask import JSON, Answer
 
 Scope = MutableMapping[str, Any]
@@ -87,30 +86,6 @@ async def read_body(receive: Receive, scope: Scope, most: int) -> bytes:
         if not message.get("more_body"):
             return b"".join(parts)
         message = await receive()
-
-
-def unpacked(body: bytes, encoding: str, most: int) -> bytes:
-    """A body without its Content-Encoding: gzip, deflate or none.
-
-    Raises:
-        WrongType: another encoding.
-        InvalidBody: not what it says it is.
-        TooLarge: more than ``most`` bytes; no more are unpacked.
-    """
-    if encoding in ("", "identity"):
-        return body
-    if encoding not in ("gzip", "deflate"):
-        raise WrongType(f"a body with the encoding '{encoding[:40]}' is not read", "Send gzip, deflate or no encoding")
-    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either header
-    try:
-        content = unpacker.decompress(body, most + 1)
-    except zlib.error as error:
-        raise InvalidBody((), f"the body cannot be unpacked: {error}") from None
-    if len(content) > most:
-        raise too_large(most)
-    if not unpacker.eof or unpacker.unused_data:
-        raise InvalidBody((), "the body cannot be unpacked: it is cut short, or goes on behind its end")
-    return content
 
 
 def too_large(most: int) -> TooLarge:

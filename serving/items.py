@@ -14,11 +14,12 @@ from weakref import WeakSet
 
 import numpy as np
 
-from ctrkit.feeds import Bag, Columns, frame_to_columns
+from ctrkit.errors import CtrkitError
+from ctrkit.feeds import Bag, Columns, RowError, frame_to_columns
 from ctrkit.retrieval.bundle import KEY
 from ctrkit.schema import Feature
 from serving.journal import Journal
-from serving.problems import TooLarge
+from serving.problems import InvalidBody, TooLarge
 
 if TYPE_CHECKING:
     import polars as pl
@@ -158,13 +159,33 @@ class View:
 class Shelf(Protocol):
     """What shows the items of one version."""
 
+    version: int
     view: View
 
     def encoded(self, rows: Mapping[Any, Row]) -> "tuple[pl.DataFrame, np.ndarray]":
-        """Items by key, of which it reads the features that it knows -> their canonical rows and vectors."""
+        """Items by key, of which it reads the features that it knows -> their canonical rows and vectors.
+
+        Raises:
+            RowError: a row that does not fit its features, or whose vector is not finite.
+        """
         ...
 
     def __hash__(self) -> int: ...
+
+
+class Misfit(CtrkitError):
+    """An item that a version cannot show.
+
+    Attributes:
+        version: which one.
+        error: what is wrong with which row of the change.
+    """
+
+    def __init__(self, version: int, key: Any, error: RowError) -> None:
+        field = "" if error.field is None else f", field {error.field!r}"
+        super().__init__(f"version {version} cannot take the item {key!r}{field}: {error.reason}")
+        self.version = version
+        self.error = error
 
 
 class Changes:
@@ -185,7 +206,7 @@ class Changes:
         self._lock = threading.Lock()
 
     def attach(self, shelf: Shelf) -> None:
-        """Brings a version up to date, and tells it of all changes to come. Raises RowError if an item does not fit it."""
+        """Brings a version up to date, and tells it of all changes to come. Raises Misfit if an item does not fit it."""
         with self._lock:
             self._read()
             shelf.view = _changed(shelf, self._rows)
@@ -207,12 +228,16 @@ class Changes:
             How many were new and how many changed.
 
         Raises:
+            InvalidBody: an item that one of the loaded versions cannot take.
             TooLarge: more than may be remembered.
             NotKept: the journal cannot be written.
         """
         with self._writing():
             changed = sum(shelf.view.has(key) for key in rows)
-            self._make(dict(rows))
+            try:
+                self._make(dict(rows))
+            except Misfit as misfit:
+                raise _refusal(misfit, shelf.version) from None
         return len(rows) - changed, changed
 
     def remove(self, shelf: Shelf, keys: Sequence[Any]) -> int:
@@ -259,7 +284,27 @@ def _changed(shelf: Shelf, rows: Mapping[Any, Row | None]) -> View:
     """What a version shows after a change: key -> the item's row, None if it is removed."""
     there = {key: row for key, row in rows.items() if row is not None}
     view = shelf.view.without([key for key, row in rows.items() if row is None]) if len(there) < len(rows) else shelf.view
-    return view.with_items(*shelf.encoded(there)) if there else view
+    if not there:
+        return view
+    try:
+        return view.with_items(*shelf.encoded(there))
+    except RowError as error:
+        raise Misfit(shelf.version, list(there)[error.row or 0], error) from None
+
+
+def _refusal(misfit: Misfit, asked: int) -> InvalidBody:
+    """
+    Args:
+        asked: the version that the rows were sent to.
+    """
+    row, field, reason = misfit.error.row or 0, misfit.error.field, misfit.error.reason
+    if misfit.version != asked:
+        reason = (
+            f"version {misfit.version}, which is loaded too, cannot take it: {reason}. "
+            "Send what all loaded versions take, or serve the newest alone: --set live_versions=1"
+        )
+    place, where = (("items", row), "") if field is None else (("items", row, field), f", field {field!r}")
+    return InvalidBody(place, f"item {row}{where}: {reason}")
 
 
 def columns_to_frame(columns: Columns, schema: "pl.Schema") -> "pl.DataFrame":

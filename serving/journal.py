@@ -75,8 +75,13 @@ class Journal:
         """Adds one change, inside ``writing`` and after ``news``; it is on the disk when this returns.
 
         Raises:
-            NotKept: it cannot be written; the file is as it was.
+            NotKept: it cannot be written, or somebody took lines out of it; the file is as it was.
         """
+        if os.fstat(self._stream.fileno()).st_size < self._read:
+            raise NotKept(
+                "the journal is shorter than it was: a change would be added to what is no longer in it",
+                "Restart the service, which then shows what the journal has",
+            )
         line = orjson.dumps(list(changes.items())) + b"\n"
         try:
             os.ftruncate(self._stream.fileno(), self._read)

@@ -31,8 +31,11 @@ SCORES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0
 FOLD = 4096
 """Numbers that are kept before they are counted."""
 
-SAMPLE_ROWS = 4096
-"""Rows of a model that are kept until the metrics are read; the first ones since they were read last."""
+SAMPLE_ROWS, SAMPLE_BYTES = 4096, 16 * 2**20
+"""Rows of a model that are kept until the metrics are read; the first ones since they were read last, of requests that find room."""
+
+TEXT_BYTES = 56
+"""Of a text in memory, beside its letters."""
 
 
 class Metrics:
@@ -144,28 +147,31 @@ class ModelMetrics:
         self.values = {feature.name: np.zeros(3, np.int64) for feature in bundle.features}
         self.drift = Drift(bundle, settings.drift_rows, settings.drift_min_rows)
         self._sample: list[tuple[Feed, int, np.ndarray]] = []
-        self._sample_rows = 0
+        self._sample_rows = self._sample_bytes = 0
 
-    def predicted(self, seconds: tuple[float, ...], rows: int, batch_rows: int, feed: Feed, probabilities: np.ndarray) -> None:
+    def predicted(self, seconds: tuple[float, ...] | None, rows: int, batch_rows: int, feed: Feed, probabilities: np.ndarray) -> None:
         """A prediction that was answered.
 
         Args:
-            seconds: of each of ``STAGES``.
+            seconds: of each of ``STAGES``; None: it went through others.
             probabilities: ``[rows]`` or ``[rows, tasks]``.
         """
-        self.seconds.add(seconds)
+        if seconds is not None:
+            self.seconds.add(seconds)
         self.rows.add((rows, batch_rows))
         if rows == 1:
             self.scores.add(tuple(probabilities.ravel().tolist()))
         else:
             self.scores.add_many(probabilities.reshape(-1, len(self.tasks)).T)
-        if self._sample_rows < SAMPLE_ROWS and 0 < rows <= SAMPLE_ROWS:
+        if self._sample_rows < SAMPLE_ROWS and 0 < rows <= SAMPLE_ROWS and (size := bytes_of(feed)) <= SAMPLE_BYTES - self._sample_bytes:
             self._sample.append((feed, rows, probabilities))
             self._sample_rows += rows
+            self._sample_bytes += size
 
     def count_values(self) -> None:
         """Counts the features' missing and unknown values, and what falls into which bin, in the sample and lets go of it."""
-        sample, self._sample, self._sample_rows = self._sample, [], 0
+        sample, self._sample = self._sample, []
+        self._sample_rows = self._sample_bytes = 0
         if not sample:
             return
         rows = sum(rows for _, rows, _ in sample)
@@ -244,8 +250,9 @@ class _Models(Collector):
                 scores.add_metric([*about, task], buckets, total)
             with self._counting:
                 model.count_values()
+                drifted = model.drift.of_features(), model.drift.of_scores()
             window.add_metric(about, model.drift.rows)
-            for family, indices in ((drift, model.drift.of_features()), (score_drift, model.drift.of_scores())):
+            for family, indices in zip((drift, score_drift), drifted, strict=True):
                 for what, value in indices.items():
                     family.add_metric([*about, what], value)
             known = model.bundle.known_values or ()
@@ -256,6 +263,11 @@ class _Models(Collector):
                 if (feature.of or feature.name) in known:
                     unknown.add_metric([*about, feature.name], counted[2])
         yield from (stages, rows, batches, scores, sampled, missing, unknown, window, drift, score_drift)
+
+
+def bytes_of(feed: Feed) -> int:
+    """About what a graph's inputs take in memory; some nanoseconds a text."""
+    return sum(TEXT_BYTES * column.size + len("".join(column)) if column.dtype == object else column.nbytes for column in feed.values())
 
 
 def route_of(path: str) -> str:

@@ -13,6 +13,7 @@ from ctrkit.bundle import RUN_ROWS, Bundle, open_bundle, output_names
 from ctrkit.errors import CtrkitError
 from ctrkit.feeds import input_names, rows_to_columns
 from ctrkit.pieces import in_pieces
+from ctrkit.retrieval.bundle import check_finite
 from serving.answering import Answering
 from serving.batcher import Batcher, Done, Feed
 from serving.settings import ServingSettings
@@ -50,7 +51,17 @@ class Served(Answering):
         )
 
     async def run(self, feed: Feed, rows: int) -> Done:
-        """The graph's answer to a request. A long one goes in pieces, which may run beside each other, and others' between them."""
+        """The graph's answer to a request. Whatever is answered, counted or shown to a shadow comes from here.
+
+        Raises:
+            RowError: a row whose probability is no finite number.
+        """
+        done = await self._run(feed, rows)
+        check_finite(done.probabilities, feed, self.bundle.features)
+        return done
+
+    async def _run(self, feed: Feed, rows: int) -> Done:
+        """A long request goes in pieces, which may run beside each other, and others' between them."""
         pieces = in_pieces(feed, self.bundle.features, RUN_ROWS)
         if len(pieces) == 1:
             return await self.batcher.submit(feed, rows)

@@ -12,11 +12,12 @@ from fastapi.concurrency import run_in_threadpool
 import ctrkit
 from ctrkit.errors import CtrkitError
 from serving.bodies import SPLIT_KEY, InferResponse, ProtocolError, infer_schema
-from serving.http import add_direct, json_response
+from serving.http import add_direct, header, json_response, read_body
 from serving.predict import Predictions
 from serving.problems import Forbidden, InvalidBody, Refused
 from serving.repository import Repository
 from serving.settings import ServingSettings
+from serving.unpacking import unpacked
 from serving.wire import v2
 from serving.wire.ask import JSON
 from serving.wire.json_text import parse
@@ -50,6 +51,7 @@ def add_open_inference(app: FastAPI, repository: Repository, predictions: Predic
 def _about(repository: Repository, settings: ServingSettings) -> APIRouter:
     """All but ``infer``."""
     router = APIRouter(prefix="/v2", tags=TAGS, responses=_refusals(400, 401, 404, 503))
+    packed = _refusals(408, 413, 415)
 
     @router.get("")
     @router.get("/", include_in_schema=False)
@@ -87,7 +89,7 @@ def _about(repository: Repository, settings: ServingSettings) -> APIRouter:
         """A model's configuration, as Triton has it."""
         return json_response(v2.config(repository.served(name, version).bundle))
 
-    @router.post("/repository/index")
+    @router.post("/repository/index", responses=packed)
     async def index(request: Request) -> Response:
         """Every version that is served or was refused, and why."""
         only_ready = (await _content(request)).get("ready", False) is True
@@ -100,7 +102,7 @@ def _about(repository: Repository, settings: ServingSettings) -> APIRouter:
         ]
         return json_response(found)
 
-    @router.post("/repository/models/{name}/load", responses=_refusals(403))
+    @router.post("/repository/models/{name}/load", responses={**packed, **_refusals(403)})
     async def load(name: str, request: Request) -> Response:
         """Look at the model's folder now, and serve what is there."""
         _allow()
@@ -110,7 +112,7 @@ def _about(repository: Repository, settings: ServingSettings) -> APIRouter:
         await _changed(repository.load_model, name)
         return json_response({})
 
-    @router.post("/repository/models/{name}/unload", responses=_refusals(403))
+    @router.post("/repository/models/{name}/unload", responses={**packed, **_refusals(403)})
     async def unload(name: str, request: Request) -> Response:
         """Serve the model no more."""
         _allow()
@@ -124,7 +126,8 @@ def _about(repository: Repository, settings: ServingSettings) -> APIRouter:
             raise Forbidden("this service does not let clients load and unload models", "Start it with --control")
 
     async def _content(request: Request) -> dict[str, Any]:
-        body = await request.body()
+        body = await read_body(request.receive, request.scope, settings.limits.bytes)
+        body = unpacked(body, header(request.scope, b"content-encoding"), settings.limits.bytes)
         return parse(body, settings.max_depth, optional=None) if body else {}
 
     return router

@@ -7,14 +7,17 @@ from functools import partial
 from time import perf_counter
 
 from ctrkit.bundle import Bundle
-from serving.http import Receive, Scope, Send, header, read_body, respond, unpacked
+from ctrkit.feeds import RowError
+from serving.batcher import Done, Feed
+from serving.http import Receive, Scope, Send, header, read_body, respond
 from serving.metrics import Metrics
+from serving.model import Served
 from serving.problems import NotAcceptable, WrongType
-from serving.repository import Repository
-from serving.rollout import KEY_HEADER, Rollout
+from serving.rollout import Rollout
 from serving.settings import ServingSettings
 from serving.shadow import Shadow
 from serving.tracing import STAGES_KEY
+from serving.unpacking import unpacked
 from serving.wire import arrow, rows, v2
 from serving.wire.ask import ARROW, JSON, Ask, Limits, Reader
 
@@ -26,18 +29,14 @@ class Predictions:
     """The handlers of all routes that run a model.
 
     Args:
-        repository: the models.
         pool: where long bodies are parsed.
         metrics: where predictions are counted.
         settings: limits of a request.
-        rollout: which version answers when none is named.
+        rollout: which version answers.
         shadow: is shown what was answered.
     """
 
-    def __init__(
-        self, repository: Repository, pool: Executor, metrics: Metrics, settings: ServingSettings, rollout: Rollout, shadow: Shadow
-    ) -> None:
-        self._repository = repository
+    def __init__(self, pool: Executor, metrics: Metrics, settings: ServingSettings, rollout: Rollout, shadow: Shadow) -> None:
         self._rollout = rollout
         self._shadow = shadow
         self._pool = pool
@@ -72,10 +71,7 @@ class Predictions:
     async def _answer(self, scope: Scope, receive: Receive, send: Send, reader: Reader) -> None:
         started = perf_counter()
         name, version = scope["path_params"]["name"], scope["path_params"].get("version")
-        if version is None and self._rollout.splits(name):
-            model = self._rollout.answering(name, header(scope, KEY_HEADER).encode("latin-1") or scope["ctrkit.id"])
-        else:
-            model = self._repository.served(name, version)
+        model = self._rollout.asked(name, version, scope)
         told = scope["ctrkit"]
         told["model"], told["version"] = model.name, model.version
         model.admit()
@@ -89,7 +85,10 @@ class Predictions:
                 ask = await asyncio.get_running_loop().run_in_executor(self._pool, reader, model.bundle, body, self._limits)
             told["rows"] = ask.rows
             parsed = perf_counter()
-            done = await model.run(ask.feed, ask.rows)
+            try:
+                done = await model.run(ask.feed, ask.rows)
+            except RowError as error:
+                raise ask.misfit(error) from None
             returned = perf_counter()
             await respond(send, ask.answer(done.probabilities))
         finally:
@@ -103,8 +102,16 @@ class Predictions:
             ended - returned,
             ended - started,
         )
-        self._metrics.model(model).predicted(stages, ask.rows, done.batch_rows, ask.feed, done.probabilities)
-        self._shadow.offer(model, ask.feed, ask.rows, done.probabilities)
+        self.answered(model, ask.feed, ask.rows, done, stages)
+
+    def answered(self, model: Served, feed: Feed, rows: int, done: Done, stages: tuple[float, ...] | None = None) -> None:
+        """Counts a prediction that was answered and shows it to the shadow.
+
+        Args:
+            stages: seconds of each of the metrics' stages; None: as part of a recommendation, which has others.
+        """
+        self._metrics.model(model).predicted(stages, rows, done.batch_rows, feed, done.probabilities)
+        self._shadow.offer(model, feed, rows, done.probabilities)
 
 
 def media_type(content_type: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import orjson
 
 from ctrkit.bundle import Bundle
 from ctrkit.errors import nearest
@@ -10,8 +11,9 @@ from ctrkit.feeds import Bag, reads, rows_to_columns
 from ctrkit.retrieval.bundle import KEY, RetrievalBundle
 from ctrkit.schema import MISSING_INT
 from serving.items import Row, View
-from serving.problems import InvalidBody
+from serving.problems import InvalidBody, TooLarge
 from serving.towers import item_columns
+from serving.wire.ask import UNFOLDED, Limits
 from serving.wire.recommend import Asked
 
 
@@ -60,7 +62,7 @@ class Ranking:
         known = {feature.name for feature in self._towers}
         return [{name: value for name, value in row.items() if name in known} for row in users]
 
-    def feed(self, users: Sequence[Row], view: View, numbers: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    def feed(self, users: Sequence[Row], view: View, numbers: Sequence[np.ndarray], limits: Limits) -> dict[str, np.ndarray]:
         """The ranker's inputs, a row a candidate.
 
         Args:
@@ -68,10 +70,15 @@ class Ranking:
 
         Raises:
             RowError: a user's value does not fit the ranker's feature.
+            TooLarge: users too long to be joined with so many candidates.
         """
         assert self._ranker is not None
         known = {feature.name for feature in self._user}
-        own = rows_to_columns([{name: value for name, value in row.items() if name in known} for row in users], self._user)
+        rows = [{name: value for name, value in row.items() if name in known} for row in users]
+        if sum(len(orjson.dumps(row)) * len(found) for row, found in zip(rows, numbers, strict=True)) > UNFOLDED * limits.bytes:
+            count = sum(map(len, numbers))
+            raise TooLarge(f"what the ranker reads of the users is too long to be joined with {count:,} candidates: ask for fewer")
+        own = rows_to_columns(rows, self._user)
         whose = np.repeat(np.arange(len(users)), [len(found) for found in numbers])
         columns = {name: taken(column, whose) for name, column in own.items()}
         read = [feature.model_copy(update={"name": KEY}) if feature.name == self._key else feature for feature in self._known]

@@ -11,8 +11,10 @@ import numpy as np
 import orjson
 
 from ctrkit.feeds import RowError, rows_to_columns
+from ctrkit.retrieval.bundle import not_finite
+from serving.batcher import Done, Feed
 from serving.diversity import diversified
-from serving.http import Receive, Scope, Send, header, read_body, respond, unpacked
+from serving.http import Receive, Scope, Send, header, read_body, respond
 from serving.items import View
 from serving.model import Served
 from serving.predict import media_type
@@ -20,9 +22,11 @@ from serving.problems import Forbidden, InvalidBody, WrongType
 from serving.ranker import Ranking
 from serving.recommend_metrics import TowerMetrics
 from serving.repository import Repository
+from serving.rollout import Rollout
 from serving.search import Found, search
 from serving.settings import ServingSettings
 from serving.towers import ServedTowers
+from serving.unpacking import unpacked
 from serving.wire.ask import JSON, Answer
 from serving.wire.recommend import Asked, allowed_items, histories, read_recommend, read_remove, read_upsert
 from serving.wire.rows import task_place
@@ -53,10 +57,22 @@ class Recommendations:
         pool: where users are encoded and items searched, and where items are encoded.
         metrics: where recommendations are counted.
         settings: limits of a request.
+        rollout: which version of a model ranks.
+        ranked: told of the ranker, its inputs, how many rows they hold and what became of them.
     """
 
-    def __init__(self, repository: Repository, pool: Executor, metrics: TowerMetrics, settings: ServingSettings) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        pool: Executor,
+        metrics: TowerMetrics,
+        settings: ServingSettings,
+        rollout: Rollout,
+        ranked: Callable[[Served, Feed, int, Done], None],
+    ) -> None:
         self._repository = repository
+        self._rollout = rollout
+        self._ranker_answered = ranked
         self._pool = pool
         self._metrics = metrics
         self._limits = settings.limits
@@ -70,10 +86,11 @@ class Recommendations:
         try:
             body = await self._body(scope, receive)
             read = perf_counter()
-            retrieved = await self._in_pool(self._retrieve, towers, body)
+            retrieved = await self._in_pool(self._retrieve, towers, body, scope)
             scope["ctrkit"]["rows"] = len(retrieved.found)
             searched = perf_counter()
-            scores = await self._ranked(retrieved)
+            done = await self._ranked(retrieved)
+            scores = _scores(retrieved, done)
             ranked = perf_counter()
             chosen = (
                 await self._in_pool(_chosen, retrieved, scores) if retrieved.asked.diversity is not None else _chosen(retrieved, scores)
@@ -88,6 +105,9 @@ class Recommendations:
         seconds["filter"] += picked - ranked
         seconds |= {"answer": ended - picked, "total": ended - started}
         self._metrics.recommended(towers, seconds, [found.exact for found in retrieved.found])
+        if retrieved.ranker is not None and done is not None:
+            ranker, feed, _ = retrieved.ranker
+            self._ranker_answered(ranker, feed, len(done.probabilities), done)
 
     async def upsert(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``items:upsert``: items are encoded and found from the next request on."""
@@ -137,20 +157,29 @@ class Recommendations:
     async def _in_pool(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
-    def _retrieve(self, towers: ServedTowers, body: bytes) -> Retrieved:
+    def _retrieve(self, towers: ServedTowers, body: bytes, scope: Scope) -> Retrieved:
         """All up to the candidates and the rows that the ranker gets; runs in a thread."""
-        seconds: dict[str, float] = {}
-        clock = _Clock(seconds)
+        clock = _Clock()
         asked = read_recommend(towers.bundle, body, self._limits)
         by = asked.rank_by
-        ranker = None if by is None else self._repository.served(by.model, None if by.version is None else str(by.version))
+        ranker = None if by is None else self._rollout.asked(by.model, None if by.version is None else str(by.version), scope)
         task = task_place(by.task, ranker.bundle.tasks, ("rank_by", "task")) if by is not None and ranker is not None else 0
         ranking = Ranking(towers.bundle, None if ranker is None else ranker.bundle)
         ranking.check(asked)
         try:
-            columns = rows_to_columns(ranking.of_towers(asked.users), towers.bundle.manifest.user_features)
+            return self._found(towers, asked, ranking, (ranker, task), clock)
         except RowError as error:
             raise _misfit(asked, error) from None
+
+    def _found(self, towers: ServedTowers, asked: Asked, ranking: Ranking, by: tuple[Served | None, int], clock: "_Clock") -> Retrieved:
+        """
+        Args:
+            by: who ranks and the task's place.
+
+        Raises:
+            RowError: a user whose values do not fit, or whose vector or inner products are not finite.
+        """
+        columns = rows_to_columns(ranking.of_towers(asked.users), towers.bundle.manifest.user_features)
         clock.stop("parse")
         vectors = towers.bundle.encoded_users(columns) if asked.users else np.empty((0, towers.bundle.manifest.width), np.float32)
         clock.stop("tower")
@@ -162,49 +191,63 @@ class Recommendations:
             past = histories(towers.bundle, columns, len(asked.users))
             seen = [np.concatenate([mine, view.numbers(keys)]) for mine, keys in zip(seen, past, strict=True)]
         clock.stop("filter")
-        found = []
+        found: list[Found] = []
         for user, mine in zip(vectors, seen, strict=True):
             barred = mine[allowed[mine]]
             allowed[barred] = False
-            found.append(search(view, towers.index, user, allowed, asked.fetch, asked.exact))
+            with np.errstate(over="ignore", invalid="ignore"):
+                found.append(search(view, towers.index, user, allowed, asked.fetch, asked.exact))
             allowed[barred] = True
+            if not np.isfinite(found[-1].scores).all():
+                raise not_finite(len(found) - 1, columns, towers.bundle.manifest.user_features)
         clock.stop("index")
+        ranker, task = by
         if ranker is None:
-            return Retrieved(asked, view, found, None, seconds)
-        try:
-            feed = ranking.feed(asked.users, view, [one.numbers for one in found]) if found else {}
-        except RowError as error:
-            raise _misfit(asked, error) from None
+            return Retrieved(asked, view, found, None, clock.seconds)
+        feed = ranking.feed(asked.users, view, [one.numbers for one in found], self._limits) if found else {}
         clock.stop("parse")
-        return Retrieved(asked, view, found, (ranker, feed, task), seconds)
+        return Retrieved(asked, view, found, (ranker, feed, task), clock.seconds)
 
-    async def _ranked(self, retrieved: Retrieved) -> list[np.ndarray]:
-        """Each user's candidates' scores: of the ranker, or the inner products."""
-        sizes = [len(found.numbers) for found in retrieved.found]
-        if retrieved.ranker is None or not sum(sizes):
-            return [found.scores for found in retrieved.found]
-        ranker, feed, task = retrieved.ranker
+    async def _ranked(self, retrieved: Retrieved) -> Done | None:
+        """What the ranker makes of all candidates; None without a ranker or without candidates.
+
+        Raises:
+            InvalidBody: a candidate whose probability is no finite number.
+        """
+        rows = sum(len(found.numbers) for found in retrieved.found)
+        if retrieved.ranker is None or not rows:
+            return None
+        ranker, feed, _ = retrieved.ranker
         ranker.admit()
         try:
-            done = await ranker.run(feed, sum(sizes))
+            return await ranker.run(feed, rows)
+        except RowError as error:
+            raise _unranked(retrieved, error) from None
         finally:
             ranker.leave()
-        scores = done.probabilities[:, task] if ranker.bundle.tasks else done.probabilities
-        return np.split(scores, np.cumsum(sizes)[:-1])
 
 
 class _Clock:
     """Adds up the seconds of stages."""
 
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self._seconds = seconds
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
         self._last = perf_counter()
 
     def stop(self, stage: str) -> None:
         """What has passed since the last stop belongs to this stage."""
         now = perf_counter()
-        self._seconds[stage] = self._seconds.get(stage, 0.0) + now - self._last
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
+
+
+def _scores(retrieved: Retrieved, done: Done | None) -> list[np.ndarray]:
+    """Each user's candidates' scores: of the ranker, or the inner products."""
+    if retrieved.ranker is None or done is None:
+        return [found.scores for found in retrieved.found]
+    ranker, _, task = retrieved.ranker
+    scores = done.probabilities[:, task] if ranker.bundle.tasks else done.probabilities
+    return np.split(scores, np.cumsum([len(found.numbers) for found in retrieved.found])[:-1])
 
 
 def _chosen(retrieved: Retrieved, scores: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -232,6 +275,24 @@ def _answer(towers: ServedTowers, retrieved: Retrieved, chosen: list[tuple[np.nd
     return Answer(orjson.dumps({"model": towers.name, "version": towers.version, **ranked_by, "recommendations": lists}))
 
 
-def _misfit(asked: Asked, error: RowError) -> InvalidBody:
-    user = error.row or 0
-    return InvalidBody((*asked.place(user), str(error.field)), f"user {user}, field {error.field!r}: {error.reason}")
+def _misfit(asked: Asked, error: RowError, item: str = "") -> InvalidBody:
+    """
+    Args:
+        error: of a user's row.
+        item: that the row is joined with, for the message.
+    """
+    user, field = error.row or 0, error.field
+    place = (*asked.place(user), field) if field in asked.users[user] else asked.place(user)
+    return InvalidBody(place, f"user {user}{item}{'' if field is None else f', field {field!r}'}: {error.reason}")
+
+
+def _unranked(retrieved: Retrieved, error: RowError) -> InvalidBody:
+    """
+    Args:
+        error: of a candidate's row.
+    """
+    row, ends = error.row or 0, np.cumsum([len(found.numbers) for found in retrieved.found])
+    user = int(np.searchsorted(ends, row, side="right"))
+    number = np.concatenate([found.numbers for found in retrieved.found])[row]
+    (key,) = retrieved.view.keys(number[None])
+    return _misfit(retrieved.asked, RowError(user, error.field, error.reason), f", item {key!r}")

@@ -169,12 +169,17 @@ class Repository:
                 _keep(version, before, served, signatures)
             else:
                 self._try(name, version, signature, before, served, signatures, refused)
+        if pinned is not None and pinned not in there:
+            refused[pinned] = _Refusal((), f"the repository has no version {pinned}, which the model is pinned to")
         default = pinned if pinned in served else max(served, default=None)
         if pinned is not None and default != pinned:
             default = before.default if before.default in served else None
         if default != before.default and default is not None:
             log.info("model serves", extra={"model": name, "version": default, "before": before.default})
-        return _Model(served, signatures, refused, default)
+        after = _Model(served, signatures, refused, default)
+        if default is None and before.default is not None:
+            log.error("model has no version to answer with", extra={"model": name, "before": before.default, "reason": _reasons(after)})
+        return after
 
     def _try(
         self,
@@ -284,12 +289,23 @@ class Repository:
             UnknownModel: there is none.
         """
         model = self._model(name)
-        if version is None and model.default is not None:
+        if version is None:
+            if model.default is None:
+                raise UnknownModel(f"the model '{name}' has no version to answer with: {_reasons(model)}")
             return model.served[model.default]
-        if version is None or not (version.isascii() and version.isdecimal()) or len(version) > 18 or int(version) not in model.served:
+        if not (version.isascii() and version.isdecimal()) or len(version) > 18 or int(version) not in model.served:
             known = ", ".join(str(number) for number in sorted(model.served))
-            raise UnknownModel(f"no version '{(version or '')[:100]}' of the model '{name}'", f"Known: {known}")
+            raise UnknownModel(f"no version '{version[:100]}' of the model '{name}'", f"Known: {known}")
         return model.served[int(version)]
+
+    def default(self, name: str) -> Version | None:
+        """The version that answers unless one is named; None while none of the model's can.
+
+        Raises:
+            UnknownModel: no such model.
+        """
+        model = self._model(name)
+        return None if model.default is None else model.served[model.default]
 
     def live(self, name: str, version: int) -> Served | None:
         """A version that scores and answers now."""

@@ -2,6 +2,7 @@
 
 from hashlib import blake2b
 
+from serving.http import Scope, header
 from serving.model import Served
 from serving.repository import Repository
 from serving.settings import ServingSettings
@@ -24,16 +25,21 @@ class Rollout:
         self._split = {name: sorted(shares.items()) for name, shares in settings.split.items()}
         self._shadow = settings.shadow
 
-    def splits(self, name: str) -> bool:
-        return name in self._split
+    def asked(self, name: str, version: str | None, scope: Scope) -> Served:
+        """The version that a request is for: the one that it names, else the one whose share it falls into.
 
-    def answering(self, name: str, key: bytes) -> Served:
+        Raises:
+            UnknownModel: there is none.
+            WrongKind: it recommends.
+        """
+        if version is None and name in self._split:
+            return self._answering(name, header(scope, KEY_HEADER).encode("latin-1") or scope["ctrkit.id"])
+        return self._repository.served(name, version)
+
+    def _answering(self, name: str, key: bytes) -> Served:
         """The version whose share the key falls into, the default one for the rest and when that version is not loaded.
 
         A share that grows keeps the keys it has.
-
-        Raises:
-            UnknownModel: no such model.
         """
         at = place(name, key)
         for version, share in self._split[name]:

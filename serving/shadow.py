@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from ctrkit.bundle import output_names
 from ctrkit.feeds import input_names, rows_to_columns
+from ctrkit.retrieval.bundle import check_finite
 from serving.batcher import Feed
 from serving.metrics import Distribution
 from serving.model import Served
@@ -111,7 +112,9 @@ class Shadow(Collector):
         shadow = answered.shadow.bundle
         if shadow.tasks != answered.by.bundle.tasks:
             raise ValueError("the versions predict other labels")
-        probabilities = shadow.predict(adapted(answered.feed, answered.rows, answered.shadow))
+        feed = adapted(answered.feed, answered.rows, answered.shadow)
+        probabilities = shadow.predict(feed)
+        check_finite(probabilities, feed, shadow.features)
         tasks = output_names(shadow.tasks)
         known = self._differences.get(pair)
         if known is None:

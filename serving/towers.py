@@ -1,6 +1,6 @@
 """One version of two towers: loaded with its catalogue and index, checked against the vectors that it must give, warmed up."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from ctrkit.bundle import TOWERS_FILE
 from ctrkit.errors import CtrkitError
-from ctrkit.feeds import rows_to_columns
+from ctrkit.feeds import RowError, rows_to_columns
 from ctrkit.retrieval.bundle import ITEMS_AT_ONCE, KEY, RetrievalBundle, open_retrieval_bundle
 from ctrkit.retrieval.index import INDEX_FOLDER, ApproximateIndex, ExactIndex, ItemIndex
 from ctrkit.schema import Feature
@@ -49,14 +49,24 @@ class ServedTowers(Answering):
         _warm_up(self)
 
     def encoded(self, rows: Mapping[Any, Row]) -> "tuple[pl.DataFrame, np.ndarray]":
-        """Items by key -> their canonical rows and vectors ``[items, width]``. Fields that this version does not know are left out."""
+        """Items by key -> their canonical rows and vectors ``[items, width]``. Fields that this version does not know are left out.
+
+        Raises:
+            RowError: a row that does not fit, or whose vector is not finite.
+        """
         known = {feature.name for feature in self.bundle.manifest.item_features}
         read = [{name: value for name, value in row.items() if name in known} for row in rows.values()]
-        starts = range(0, len(read), ITEMS_AT_ONCE)
-        vectors = np.concatenate([self.bundle.item_vectors(read[start : start + ITEMS_AT_ONCE]) for start in starts])
         columns = rows_to_columns(read, self.bundle.manifest.item_features)
+        vectors = np.concatenate([self._vectors(read, start) for start in range(0, len(read), ITEMS_AT_ONCE)])
         keys = rows_to_columns([{KEY: key} for key in rows], (self.bundle.manifest.item_key.model_copy(update={"name": KEY}),))
         return columns_to_frame({**columns, **keys}, self.view.base.frame.schema), vectors
+
+    def _vectors(self, rows: Sequence[Row], start: int) -> np.ndarray:
+        """Of ``ITEMS_AT_ONCE`` rows from ``start`` on. Raises RowError, whose row is that of all."""
+        try:
+            return self.bundle.item_vectors(rows[start : start + ITEMS_AT_ONCE])
+        except RowError as error:
+            raise RowError(start + (error.row or 0), error.field, error.reason) from None
 
 
 def item_columns(bundle: RetrievalBundle) -> tuple[Feature, ...]:
@@ -118,6 +128,8 @@ def _check_golden(bundle: RetrievalBundle, vectors: np.ndarray) -> None:
             f"the index in '{bundle.path}' is of {len(vectors):,} vectors and not of the {manifest.items:,} items of '{TOWERS_FILE}'",
             "Build it again with 'ctrkit index RUN'",
         )
+    if not np.isfinite([vectors.min(), vectors.max()]).all():
+        raise CtrkitError(f"the index in '{bundle.path}' holds vectors that are not finite", "Build it again with 'ctrkit index RUN'")
     checks = (
         ("user tower", bundle.user_vectors(golden.users), golden.user_vectors, "Export it again"),
         ("item tower", bundle.item_vectors(golden.items), golden.item_vectors, "Export it again"),

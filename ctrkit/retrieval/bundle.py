@@ -4,6 +4,7 @@ Raw values in, vectors out. Needs onnxruntime and, for its catalogue, Polars; ne
 those who read a repository know towers from models that score.
 """
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ctrkit.bundle import TOWERS_FILE, FileEntry, open_session, verify_files, versions
 from ctrkit.errors import CtrkitError
-from ctrkit.feeds import Columns, columns_to_feed, frame_to_columns, rows_to_columns
+from ctrkit.feeds import Columns, RowError, columns_to_feed, frame_to_columns, rows_to_columns
 from ctrkit.retrieval.index import INDEX_FOLDER, ApproximateIndex, ExactIndex, ItemIndex
-from ctrkit.schema import Feature
+from ctrkit.schema import Feature, Kind
 
 if TYPE_CHECKING:
     import polars as pl
@@ -82,12 +83,12 @@ class RetrievalBundle:
         """JSON objects of users, with their histories and contexts -> float32 ``[rows, width]``.
 
         Raises:
-            RowError: a row that does not fit the features.
+            RowError: a row that does not fit the features, or whose vector is not finite.
         """
         return self.encoded_users(rows_to_columns(rows, self.manifest.user_features))
 
     def encoded_users(self, columns: Columns) -> np.ndarray:
-        """One canonical column a feature of the user tower -> float32 ``[rows, width]``."""
+        """One canonical column a feature of the user tower -> float32 ``[rows, width]``. Raises RowError for a vector that is not finite."""
         return _run(self._user_session, columns, self.manifest.user_features)
 
     def item_vectors(self, rows: Sequence[Any]) -> np.ndarray:
@@ -102,10 +103,23 @@ class RetrievalBundle:
         return pl.read_parquet(self.path / ITEMS_FILE)
 
     def catalogue_vectors(self) -> np.ndarray:
-        """float32 ``[items, width]``."""
+        """float32 ``[items, width]``.
+
+        Raises:
+            CtrkitError: an item whose vector is not finite.
+        """
+        return np.concatenate([self._vectors_of(part) for part in self.catalogue.iter_slices(ITEMS_AT_ONCE)])
+
+    def _vectors_of(self, items: "pl.DataFrame") -> np.ndarray:
         features = self.manifest.item_features
-        parts = [frame_to_columns(part, features) for part in self.catalogue.iter_slices(ITEMS_AT_ONCE)]
-        return np.concatenate([_run(self._item_session, part, features) for part in parts])
+        try:
+            return _run(self._item_session, frame_to_columns(items, features), features)
+        except RowError as error:
+            where = "" if error.field is None else f", feature '{error.field}'"
+            raise CtrkitError(
+                f"the catalogue's item {items[KEY][error.row or 0]!r}{where}: {error.reason}",
+                "Mend it in the log's items, then train again",
+            ) from None
 
     def index(self, exact: bool = True) -> ItemIndex:
         """The index that ``ctrkit index`` built. Raises CtrkitError if there is none."""
@@ -117,7 +131,32 @@ class RetrievalBundle:
 
 
 def _run(session: Any, columns: Columns, features: Sequence[Feature]) -> np.ndarray:
-    return session.run([VECTOR], columns_to_feed(columns, features))[0]
+    vectors = session.run([VECTOR], columns_to_feed(columns, features))[0]
+    check_finite(vectors, columns, features)
+    return vectors
+
+
+def check_finite(found: np.ndarray, columns: Columns, features: Sequence[Feature]) -> None:
+    """Raises RowError for the first row of which a model made something else than finite numbers.
+
+    Args:
+        found: what it made, ``[rows]`` or ``[rows, any]``.
+        columns: the rows.
+    """
+    finite = np.isfinite(found)
+    if not finite.all():
+        raise not_finite(int(np.argmin(finite.reshape(len(found), -1).all(1))), columns, features)
+
+
+def not_finite(row: int, columns: Columns, features: Sequence[Feature]) -> RowError:
+    """Says that a model made no finite number of a row, and names the row's largest number: such a one is the cause as a rule."""
+    numbers = {feature.name: float(columns[feature.name][row]) for feature in features if feature.kind is Kind.NUMERIC}
+    present = [name for name, number in numbers.items() if math.isfinite(number)]
+    largest = max(present, key=lambda name: abs(numbers[name]), default=None)
+    if largest is None:
+        return RowError(row, None, "the model makes no finite number of this row: leave it out")
+    told = f"the model makes no finite number of this row, whose largest number is {numbers[largest]:g}"
+    return RowError(row, largest, f"{told}: correct it, or leave it out where it is not known")
 
 
 def open_retrieval_bundle(path: str | Path, *, threads: int | None = None, verify: bool = True) -> RetrievalBundle:

@@ -1,5 +1,6 @@
 """A trained run -> a bundle: users and items each an ONNX graph that takes raw values, checked against the trained model."""
 
+import io
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
@@ -76,13 +77,15 @@ def export_towers(run: Path, repo: Path, name: str | None = None) -> ExportedTow
         scratch, number = version.scratch, version.number
         external = experiment.export.external_data_mb * 2**20
         found = [_write(graph, scratch, name, number, trained.width, external) for graph in graphs]
-        catalogue.items.write_parquet(scratch / ITEMS_FILE)
-        (users, user_diff), (items, item_diff) = found
+        items = io.BytesIO()
+        catalogue.items.write_parquet(items)  # to a file Polars would say in its own words that there is no room
+        (scratch / ITEMS_FILE).write_bytes(items.getbuffer())
+        (user_vectors, user_diff), (item_vectors, item_diff) = found
         golden = GoldenVectors(
             users=json_rows(graphs[0].golden),
-            user_vectors=users.tolist(),
+            user_vectors=user_vectors.tolist(),
             items=json_rows(graphs[1].golden),
-            item_vectors=items.tolist(),
+            item_vectors=item_vectors.tolist(),
         )
         (scratch / GOLDEN_FILE).write_bytes(orjson.dumps(golden.model_dump()))
         result = read_result(run)

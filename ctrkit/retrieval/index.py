@@ -56,8 +56,12 @@ class ExactIndex:
 
 
 def best(scores: np.ndarray, count: int) -> np.ndarray:
-    """Places of the highest scores, the best first, of equal ones the first place: what a stable sort of all puts first."""
+    """Places of the highest scores, the best first, of equal ones the first place: what a stable sort of all puts first.
+
+    NaN counts as the highest: as many places as asked are found, and who looks at their scores sees it.
+    """
     count = min(count, len(scores))
+    scores = np.where(np.isnan(scores), np.inf, scores)
     if count < len(scores) // 8:
         last = np.partition(scores, len(scores) - count)[len(scores) - count]
         above, equal = np.flatnonzero(scores > last), np.flatnonzero(scores == last)
@@ -119,17 +123,30 @@ def write_index(vectors: np.ndarray, folder: Path, connectivity: int = 16, bread
 
     Returns:
         ``{items, width, connectivity, breadth}``, as ``index.json`` says too.
+
+    Raises:
+        OSError: it cannot be written.
     """
     vectors = np.ascontiguousarray(vectors, np.float32)
     np.save(folder / VECTORS_FILE, vectors)
     centre = vectors.mean(0)
     index = _graph()(ndim=vectors.shape[1], metric="ip", dtype="f32", connectivity=connectivity, expansion_add=breadth)
     index.add(np.arange(len(vectors)), vectors - centre, threads=1)
-    index.save(str(folder / GRAPH_FILE))
+    _save(index, folder / GRAPH_FILE)
     np.save(folder / CENTRE_FILE, centre)
     about = {"items": len(vectors), "width": vectors.shape[1], "connectivity": connectivity, "breadth": breadth}
     (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf8")
     return about
+
+
+def _save(index: Any, file: Path) -> None:
+    """Raises OSError when not all of it could be written: usearch tells only sometimes, and in a way of its own."""
+    try:
+        index.save(str(file))
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
+    if file.stat().st_size != index.serialized_length:
+        raise OSError(f"{file.stat().st_size:,} of {index.serialized_length:,} bytes of '{file.name}' were written")
 
 
 def _graph() -> Any:

@@ -47,7 +47,7 @@ export function start(document, fetch) {
   // The default version, and those that the requests are split with or shown to.
   const serves = (model) => {
     const split = Object.entries(model.split ?? {}).map(([version, share]) => `, ${version} for ${+(100 * share).toFixed(2)} %`);
-    return `${model.version}${split.join("")}${model.shadow === undefined ? "" : `, ${model.shadow} in the shadow`}`;
+    return `${model.version ?? "none"}${split.join("")}${model.shadow === undefined ? "" : `, ${model.shadow} in the shadow`}`;
   };
 
   async function listed() {
@@ -57,7 +57,7 @@ export function start(document, fetch) {
         line([model.name, serves(model), model.versions.join(", "), model.refused.map((one) => `${one.version}: ${one.reason}`).join(" ")]),
       ),
     );
-    const names = models.map((model) => model.name);
+    const names = models.filter((model) => model.version !== null).map((model) => model.name);
     const chosen = element("model");
     if (names.join("\n") !== [...chosen.children].map((one) => one.value).join("\n")) {
       chosen.replaceChildren(...names.map(option));

@@ -7,7 +7,7 @@
 | numeric | integer, float |
 | multi-valued, sequence | list (large too) of such values, or string split at the feature's separator |
 
-Null is missing, as in JSON; so is NaN in a number. Compressed buffers are refused: what they unfold to has no bound.
+Null is missing, as in JSON; so is NaN in a number. Compressed buffers and dictionaries of lists are refused: what they unfold to has no bound.
 """
 
 import struct
@@ -50,7 +50,7 @@ def read_score(bundle: Bundle, body: bytes, limits: Limits) -> Ask:
     columns = {
         name: _column(feature, table[name], limits) if name in table.column_names else absent[name] for name, feature in known.items()
     }
-    return Ask(bundle.feed(columns), table.num_rows, partial(scored_as_json, bundle))
+    return Ask(bundle.feed(columns), table.num_rows, partial(scored_as_json, bundle), _misfit)
 
 
 def scored(bundle: Bundle, probabilities: np.ndarray) -> Answer:
@@ -162,6 +162,8 @@ def _view_bytes(column: pa.Array) -> int:
 
 def _column(feature: Feature, chunked: pa.ChunkedArray, limits: Limits) -> np.ndarray | Bag:
     kind = _plain(chunked.type)
+    if pa.types.is_dictionary(chunked.type) and _is_list(kind):
+        raise _mismatch(feature, chunked.type, "lists as they are, not encoded as a dictionary")
     if feature.multi_valued and not (_is_list(kind) or _is_text(kind) or pa.types.is_null(kind)):
         raise _mismatch(feature, kind, f"a list, or text separated by {feature.separator!r}")
     _check_kind(feature, _plain(kind.value_type) if feature.multi_valued and _is_list(kind) else kind)
@@ -177,7 +179,7 @@ def _column(feature: Feature, chunked: pa.ChunkedArray, limits: Limits) -> np.nd
     try:
         return lists_to_columns({feature.name: column.to_pylist()}, (feature,))[feature.name]
     except RowError as error:
-        raise InvalidBody((feature.name, error.row or 0), str(error)) from None
+        raise _misfit(error) from None
 
 
 def _check_kind(feature: Feature, kind: pa.DataType) -> None:
@@ -198,7 +200,8 @@ def _check_kind(feature: Feature, kind: pa.DataType) -> None:
 def _values(feature: Feature, column: pa.Array) -> np.ndarray:
     """Canonical values of a column without lists."""
     if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+        words = column.dictionary
+        column = pc.take(words.cast(pa.large_string()) if _is_text(words.type) else words, column.indices)  # no cast unfolds views
     if feature.kind is Kind.NUMERIC:
         return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     if feature.dtype == "int":
@@ -219,6 +222,11 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
+def _misfit(error: RowError) -> InvalidBody:
+    place = [part for part in (error.field, error.row) if part is not None]
+    return InvalidBody((*place,), str(error))
 
 
 def _mismatch(feature: Feature, kind: pa.DataType, wanted: str) -> InvalidBody:

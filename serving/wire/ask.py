@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ctrkit.bundle import Bundle
-from serving.problems import TooLarge
+from ctrkit.feeds import RowError
+from serving.problems import InvalidBody, TooLarge
 
 JSON = "application/json"
 ARROW = "application/vnd.apache.arrow.stream"
@@ -47,11 +48,13 @@ class Ask:
         feed: the graph's inputs.
         rows: how many rows they hold.
         answer: probabilities, float32 ``[rows]`` or ``[rows, tasks]``, -> the answer.
+        misfit: what is wrong with a row -> the refusal, which says where in the body it is.
     """
 
     feed: dict[str, np.ndarray] = field(repr=False)
     rows: int
     answer: Callable[[np.ndarray], Answer]
+    misfit: Callable[[RowError], InvalidBody]
 
 
 Reader = Callable[[Bundle, bytes, Limits], Ask]

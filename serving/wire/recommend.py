@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ctrkit.errors import nearest
 from ctrkit.feeds import Bag, RowError, rows_to_columns
-from ctrkit.retrieval.bundle import RetrievalBundle
+from ctrkit.retrieval.bundle import KEY, RetrievalBundle
 from ctrkit.schema import Feature, Kind
 from serving.items import Row, View
 from serving.problems import InvalidBody, Location
@@ -115,7 +115,7 @@ class Asked:
         users: rows.
         alone: whether the body has one as ``user``.
         seen: keys to leave out for each user, without his history.
-        where: feature -> canonical values.
+        where: feature -> canonical values; ``KEY`` -> keys.
         fetch: candidates of each user.
     """
 
@@ -165,7 +165,7 @@ def read_recommend(bundle: RetrievalBundle, body: bytes, limits: Limits) -> Aske
         seen=[read_keys(keys, key, ("seen",) if request.user is not None else ("seen", user)) for user, keys in enumerate(seen)],
         deny=read_keys(request.deny or [], key, ("deny",)),
         allow=None if request.allow is None else read_keys(request.allow, key, ("allow",)),
-        where={name: _values(name, values, bundle) for name, values in (request.where or {}).items()},
+        where={KEY if name == key.name else name: _values(name, values, bundle) for name, values in (request.where or {}).items()},
         diversity=request.diversity,
         rank_by=request.rank_by,
     )
@@ -209,7 +209,8 @@ def allowed_items(view: View, asked: Asked) -> np.ndarray:
     """Items that all users of a request may get, bool ``[items of the view]``."""
     allowed = view.open.copy()
     wanted = [view.numbers(asked.allow)] if asked.allow is not None else []
-    for numbers in (*wanted, *(view.holding(name, values) for name, values in asked.where.items())):
+    wanted += [view.numbers(values) if name == KEY else view.holding(name, values) for name, values in asked.where.items()]
+    for numbers in wanted:
         among = np.zeros(len(allowed), bool)
         among[numbers] = True
         allowed &= among

@@ -29,16 +29,17 @@ def read_score(bundle: Bundle, body: bytes, limits: Limits) -> Ask:
         if "rows" in content:
             raise InvalidBody(("rows",), "the body has both 'rows' and 'columns': give one of them")
         columns, rows = _columns(content["columns"], bundle, limits)
+        misfit = _in_columns
     elif "rows" in content:
         given = _listed(content, "rows", limits)
-        rows = len(given)
+        rows, misfit = len(given), _in_rows
         try:
             columns = rows_to_columns(given, bundle.features)
         except RowError as error:
-            raise InvalidBody(_place("rows", error), str(error)) from None
+            raise misfit(error) from None
     else:
         raise InvalidBody(("rows",), "the body has no 'rows' and no 'columns'")
-    return Ask(bundle.feed(columns), rows, partial(scored, bundle))
+    return Ask(bundle.feed(columns), rows, partial(scored, bundle), misfit)
 
 
 def scored(bundle: Bundle, probabilities: np.ndarray) -> Answer:
@@ -69,11 +70,9 @@ def read_rank(bundle: Bundle, body: bytes, limits: Limits) -> Ask:
     try:
         columns = rows_to_columns([_joined(context, candidate, index) for index, candidate in enumerate(candidates)], bundle.features)
     except RowError as error:
-        if error.field in context:
-            raise InvalidBody(("context", str(error.field)), f"context, field {error.field!r}: {error.reason}") from None
-        where = f"candidate {error.row}, field {error.field!r}"
-        raise InvalidBody(_place("candidates", error), f"{where}: {error.reason}") from None
-    return Ask(bundle.feed(columns), len(candidates), partial(_ranked, bundle, candidates, task, top_k))
+        raise _in_candidates(context, error) from None
+    answer = partial(_ranked, bundle, candidates, task, top_k)
+    return Ask(bundle.feed(columns), len(candidates), answer, partial(_in_candidates, context))
 
 
 def _ranked(bundle: Bundle, candidates: list[Any], task: int, top_k: int | None, probabilities: np.ndarray) -> Answer:
@@ -91,8 +90,7 @@ def _columns(lists: Any, bundle: Bundle, limits: Limits) -> tuple[Columns, int]:
     try:
         return lists_to_columns(lists, bundle.features), rows
     except RowError as error:
-        where = ("columns", str(error.field)) if error.row is None else ("columns", str(error.field), error.row)
-        raise InvalidBody(where, str(error)) from None
+        raise _in_columns(error) from None
 
 
 def task_place(name: Any, tasks: Sequence[str], location: Location = ("task",)) -> int:
@@ -121,6 +119,22 @@ def _joined(context: dict[str, Any], candidate: Any, index: int) -> dict[str, An
         field = min(twice)
         raise InvalidBody(("candidates", index, field), f"candidate {index}, field {field!r}: the context gives this field too")
     return {**context, **candidate}
+
+
+def _in_rows(error: RowError) -> InvalidBody:
+    return InvalidBody(_place("rows", error), str(error))
+
+
+def _in_columns(error: RowError) -> InvalidBody:
+    place = [part for part in (error.field, error.row) if part is not None]
+    return InvalidBody(("columns", *place), str(error))
+
+
+def _in_candidates(context: dict[str, Any], error: RowError) -> InvalidBody:
+    if error.field in context:
+        return InvalidBody(("context", str(error.field)), f"context, field {error.field!r}: {error.reason}")
+    where = "" if error.field is None else f", field {error.field!r}"
+    return InvalidBody(_place("candidates", error), f"candidate {error.row}{where}: {error.reason}")
 
 
 def _place(key: str, error: RowError) -> Location:

@@ -14,7 +14,7 @@ import orjson
 
 from ctrkit.bundle import Bundle, output_names
 from ctrkit.errors import nearest
-from ctrkit.feeds import input_names
+from ctrkit.feeds import RowError, input_names
 from ctrkit.schema import Feature, Kind
 from serving.problems import InvalidBody
 from serving.wire.ask import Answer, Ask, Limits, check_rows
@@ -86,7 +86,7 @@ def read_infer(bundle: Bundle, body: bytes, limits: Limits, header: int | None) 
         raise InvalidBody(("inputs",), f"the inputs lack {', '.join(repr(name) for name in missing)}")
     rows = _rows(feed, bundle.features)
     check_rows(rows, "rows", limits)
-    return Ask(feed, rows, partial(inferred, bundle, _id(content), _outputs(content, bundle)))
+    return Ask(feed, rows, partial(inferred, bundle, _id(content), _outputs(content, bundle)), _misfit)
 
 
 def inferred(bundle: Bundle, request_id: str | None, outputs: dict[str, bool], probabilities: np.ndarray) -> Answer:
@@ -196,6 +196,12 @@ def _rows(feed: dict[str, np.ndarray], features: Sequence[Feature]) -> int:
             if (lengths < 0).any() or (lengths > len(values)).any() or int(lengths.sum()) != len(values):
                 raise InvalidBody(("inputs", name), f"input '{name}': its lengths do not add up to the {len(values)} values")
     return rows or 0
+
+
+def _misfit(error: RowError) -> InvalidBody:
+    if error.field is None:
+        return InvalidBody(("inputs",), str(error))
+    return InvalidBody(("inputs", error.field, error.row or 0), f"input '{error.field}', element {error.row}: {error.reason}")
 
 
 def _id(content: dict[str, Any]) -> str | None:

@@ -1,11 +1,16 @@
 """Both towers as ONNX from raw values, an index over the catalogue, and what is refused."""
 
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import polars as pl
 import pytest
 
 from ctrkit.bundle import model_names
@@ -13,16 +18,17 @@ from ctrkit.errors import CtrkitError
 from ctrkit.export.graph import refuse_loops
 from ctrkit.feeds import RowError
 from ctrkit.retrieval.build_index import build_index, find_bundle
-from ctrkit.retrieval.bundle import ITEM_FILE, USER_FILE, RetrievalBundle, open_retrieval_bundle
+from ctrkit.retrieval.bundle import ITEM_FILE, ITEMS_FILE, USER_FILE, RetrievalBundle, open_retrieval_bundle
 from ctrkit.retrieval.config import RetrievalExperiment
 from ctrkit.retrieval.dataset import RetrievalDataset
 from ctrkit.retrieval.evaluate import measure, rank
 from ctrkit.retrieval.evaluate_run import evaluate_run
 from ctrkit.retrieval.events import Queries
 from ctrkit.retrieval.export import export_towers
-from ctrkit.retrieval.index import ApproximateIndex, ExactIndex, recall, write_index
+from ctrkit.retrieval.index import ApproximateIndex, ExactIndex, best, recall, write_index
 from ctrkit.retrieval.run import read_result
 from ctrkit.retrieval.trainer import train
+from pipelines.bench.synthetic_towers import clustered, write_towers
 from tests.retrieval.test_training import QUIET, SMALL, changed
 
 MODELS = ({"name": "two_tower", **SMALL, "auxiliary": {"kind": "ssl"}}, {"name": "sasrec", "factors": 8, "heads": 2})
@@ -107,6 +113,61 @@ def test_an_index_is_as_good_as_its_scores() -> None:
     assert recall(exact, exact) == 1
     assert recall(np.array([[3.0, 2.0, 1.0], [0.0, 0.0, 0.0]], np.float32), exact) == pytest.approx(5 / 6), "any of equal items will do"
     assert recall(np.array([[3.0, 2.0, -np.inf], [0.0, -1.0, -np.inf]], np.float32), exact) == pytest.approx(3 / 6)
+
+
+@pytest.mark.parametrize("count", [3, 390])
+def test_scores_that_are_no_numbers_cost_nobody_a_place(count: int) -> None:
+    scores = np.random.default_rng(0).standard_normal(400).astype(np.float32)
+    scores[[7, 9]] = np.nan
+    found = best(scores, count)
+    assert len(set(found.tolist())) == count and found[:2].tolist() == [7, 9], "who looks at their scores sees them"
+    assert found[2] == np.nanargmax(scores)
+
+
+def test_a_catalogue_with_a_vector_that_is_not_finite_is_not_indexed(tmp_path: Path) -> None:
+    folder = write_towers(tmp_path, "shop", 1, clustered(40, 8, 4))
+    catalogue = pl.read_parquet(folder / ITEMS_FILE)
+    catalogue.with_columns(boost=pl.when(pl.col("item") == 30).then(1e39).otherwise("boost")).write_parquet(folder / ITEMS_FILE)
+    before = (folder / "index" / "vectors.npy").read_bytes()
+    with pytest.raises(CtrkitError, match=r"the catalogue's item 30, feature 'boost': .* whose largest number is 1e\+39: correct it"):
+        build_index(open_retrieval_bundle(folder, verify=False))
+    assert [path.name for path in folder.glob("*index*")] == ["index"] and (folder / "index" / "vectors.npy").read_bytes() == before
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Files may have so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [1000, 2048, 4096])
+def test_no_room_for_an_index_is_said_and_the_old_one_stays(tmp_path: Path, size: int) -> None:
+    folder = write_towers(tmp_path, "shop", 1, clustered(40, 8, 4))
+    bundle = open_retrieval_bundle(folder)
+    with room_for(size), pytest.raises(CtrkitError, match=r"the index cannot be written to '.*': .*\. Make room or mend the path"):
+        build_index(bundle)
+    assert [path.name for path in folder.glob("*index*")] == ["index"] and build_index(bundle)["items"] == 40
+
+
+def test_no_room_for_the_catalogue_is_said_and_nothing_is_left(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graphs, which take a while, are left out; then there is no more room."""
+    monkeypatch.setattr("ctrkit.retrieval.export._write", lambda *_: (np.empty((0, 8)), 0.0))
+    with ExitStack() as until_the_end:
+        write = pl.DataFrame.write_parquet
+
+        def full(frame: pl.DataFrame, *arguments: Any, **settings: Any) -> None:
+            until_the_end.enter_context(room_for(500))
+            write(frame, *arguments, **settings)
+
+        monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+        with pytest.raises(CtrkitError, match=r"the bundle cannot be written to '.*': File too large\. Make room"):
+            export_towers(run, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_graph_leads_to_all_items_though_they_share_a_direction(tmp_path: Path) -> None:

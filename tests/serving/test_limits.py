@@ -62,6 +62,9 @@ def client(address: str) -> Iterator[httpx.Client]:
         (b'{"rows":' + b'[{"tags":' * 2000 + b"0" + b"}]" * 2000 + b"}", 422),
         (b'{"rows": [{"user": ' + b"[" * 900 + b"]" * 900 + b"}]}", 422),
         (b'{"rows": [{"user": "' + b"[{" * 5000 + b'"}]}', 200),
+        (b'{"rows": [{"user": "' + b'[{\\"\\\\' * 50 + b'"}]}', 200),
+        (b'{"rows": [{"user": "[\\"", "tags": ' + b"[" * 20 + b"]" * 20 + b"}]}", 422),
+        (b'{"rows":' + b"[" * 17 + b'"' + b'\\"' * 400_000, 422),
         (orjson.dumps({"rows": [{"user": "x" * 900_000}]}), 200),
         (orjson.dumps({"rows": [{"tags": "|" * 100_000}]}), 200),
         (orjson.dumps({"rows": [{f"f{i}": 1 for i in range(20_000)}]}), 422),
@@ -103,6 +106,23 @@ def test_a_packed_body_may_not_unpack_to_more(client: httpx.Client) -> None:
     assert post(gzip.compress(b" " * 50_000_000), "gzip") == 413
     assert post(packed[:-9], "gzip") == 422 and post(packed + b"more", "gzip") == 422 and post(b"{}", "gzip") == 422
     assert post(packed, "br") == 415
+    assert post(packed, "GZIP") == post(packed, "x-gzip") == 200
+    two = gzip.compress(orjson.dumps(GOOD)[:5]) + gzip.compress(orjson.dumps(GOOD)[5:])
+    assert post(two, "gzip") == 200 and post(two[:-9], "gzip") == 422
+    assert post(2 * gzip.compress(b" " * 600_000), "gzip") == 413
+    assert post(gzip.compress(b"") * 50_000, "gzip") == 422
+
+
+def test_bodies_of_the_model_repository_have_the_same_bounds(client: httpx.Client) -> None:
+    def index(body: bytes, **headers: str) -> httpx.Response:
+        return client.post("/v2/repository/index", content=body, headers=headers)
+
+    answer = index(b" " * 1_200_000 + b"{}")
+    assert answer.status_code == 413 and answer.json()["error"].startswith("the body has more than 1,048,576 bytes")
+    assert index(gzip.compress(b" " * 1_200_000 + b"{}"), **{"Content-Encoding": "gzip"}).status_code == 413
+    packed = index(gzip.compress(b'{"ready": true}'), **{"Content-Encoding": "gzip"})
+    assert packed.status_code == 200 and packed.json() == index(b"").json()
+    assert index(b"{}", **{"Content-Encoding": "br"}).status_code == 415
 
 
 def test_a_context_is_not_multiplied_without_bound(client: httpx.Client) -> None:
@@ -138,6 +158,9 @@ def test_wrong_types_and_methods(client: httpx.Client) -> None:
     assert client.post(SCORE, content=b"no arrow", headers={"Content-Type": ARROW}).status_code == 422
     assert client.post(SCORE, json=GOOD, headers={"Accept": "text/html"}).status_code == 406
     assert client.put(SCORE, json=GOOD).status_code == 405
+    for path in ("/healthz", "/readyz"):
+        whole, head = client.get(path), client.head(path)
+        assert head.status_code == 200 and head.content == b"" and head.headers["content-length"] == str(len(whole.content))
 
 
 def raw(address: str, data: bytes, then: bytes = b"", pause: float = 0.0) -> tuple[str, str, bytes]:

@@ -75,6 +75,21 @@ def test_what_was_asked_and_answered_is_counted(address: str) -> None:
     assert not re.search("stranger|u1", httpx.get(f"{address}/metrics").text)
 
 
+def test_the_sample_is_bounded_by_its_size_in_memory_too(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.metrics.SAMPLE_BYTES", 20_000)
+
+    def sampled() -> float:
+        return samples(address)["ctrkit_sampled_rows_total", frozenset({"feature": "user", "model": "clicks", "version": "1"}.items())]
+
+    long, tags, short = {"user": "x" * 15_000}, {"tags": ["a"] * 300}, {"user": "u1"}
+    for row in (long, long, tags, short):
+        assert httpx.post(f"{address}{SCORE}", json={"rows": [row]}).status_code == 200
+    assert sampled() == 2, "one long row, and the short one that found room"
+    for row in (tags, long):
+        assert httpx.post(f"{address}{SCORE}", json={"rows": [row]}).status_code == 200
+    assert sampled() == 3, "who reads the metrics makes room"
+
+
 @pytest.mark.parametrize("inline_ms", [0, 1000])
 def test_a_long_request_runs_in_pieces_and_gets_all_its_answers_in_order(tmp_path: Path, inline_ms: float) -> None:
     make_bundle(tmp_path)

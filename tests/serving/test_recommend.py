@@ -10,15 +10,17 @@ from typing import Any
 
 import httpx
 import numpy as np
+import onnx
 import polars as pl
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from ctrkit.bundle import open_bundle
+from ctrkit.bundle import FileEntry, open_bundle
 from ctrkit.errors import CtrkitError
-from ctrkit.retrieval.bundle import KEY, open_retrieval_bundle
+from ctrkit.retrieval.bundle import ITEM_FILE, ITEMS_FILE, KEY, MANIFEST_FILE, RetrievalManifest, open_retrieval_bundle
 from ctrkit.retrieval.index import INDEX_FOLDER, write_index
 from ctrkit.schema import Feature
-from pipelines.bench.synthetic_towers import COLOURS, clustered, write_towers
+from pipelines.bench.synthetic_towers import COLOURS, ITEM_FEATURES, clustered, write_towers
 from serving.items import ItemTable, View
 from serving.problems import InvalidBody
 from serving.ranker import Ranking
@@ -265,6 +267,94 @@ def own(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def rewrite(folder: Path, **changed: Any) -> None:
+    """Changes the manifest of towers and takes their files' checksums anew."""
+    manifest = RetrievalManifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
+    contents = {name: (folder / name).read_bytes() for name in manifest.files}
+    files = {name: FileEntry(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content)) for name, content in contents.items()}
+    (folder / MANIFEST_FILE).write_text(manifest.model_copy(update={**changed, "files": files}).model_dump_json())
+
+
+def test_where_reads_the_key_also_if_it_is_no_feature(own: Path) -> None:
+    rewrite(own / "shop" / "1", item_key=Feature.model_validate({"name": "id", "kind": "categorical", "dtype": "int"}))
+    with service(own, ServingSettings(poll_s=0)) as address:
+        best = in_order(7, range(ITEMS))
+        assert items(address, user={"likes": 7}, where={"id": [best[5], best[4], 10**6]}) == [best[4], best[5]]
+        assert items(address, user={"likes": 7}, where={"id": best[4], "item": best[5]}) == []
+        change(address, "upsert", [{"id": ITEMS + 7, "item": ITEMS + 7}])
+        assert items(address, user={"likes": 7}, where={"id": [ITEMS + 7, best[4]]}) == [ITEMS + 7, best[4]]
+        change(address, "remove", [best[4]])
+        assert items(address, user={"likes": 7}, where={"id": best[4]}) == []
+
+
+def test_users_are_not_multiplied_by_candidates_without_bound(own: Path) -> None:
+    make_bundle(own, "clicks", 1)
+    with service(own, ServingSettings(poll_s=0, max_body_mb=0.05)) as address:
+        user = {"likes": 7, "user": "x" * 20_000}
+        asked = {"candidates": 400, "rank_by": {"model": "clicks"}}
+        said = refused(address, 413, user=user, **asked)
+        assert said.startswith("what the ranker reads of the users is too long to be joined with 400 candidates")
+        assert len(items(address, user=user, k=2, candidates=20, rank_by={"model": "clicks"})) == 2
+        assert len(items(address, user={"likes": 7, "recent": [1] * 10_000}, k=2, **asked)) == 2, "the ranker does not read this"
+
+
+def test_an_item_that_an_older_version_cannot_take_is_named(own: Path) -> None:
+    """Its colours are numbers: a service that starts loads both versions."""
+    folder = own / "shop" / "1"
+    graph = onnx.load(folder / ITEM_FILE)
+    (colour,) = [one for one in graph.graph.input if one.name == "colour"]
+    colour.type.tensor_type.elem_type = onnx.TensorProto.INT64
+    onnx.save(graph, folder / ITEM_FILE)
+    catalogue = pl.read_parquet(folder / ITEMS_FILE)
+    catalogue.with_columns(colour=pl.lit(1, pl.Int64)).write_parquet(folder / ITEMS_FILE)
+    features = tuple(f.model_copy(update={"dtype": "int"}) if f.name == "colour" else f for f in ITEM_FEATURES)
+    rewrite(folder, item_features=features)
+    write_towers(own, "shop", 2, VECTORS)
+    with service(own, ServingSettings(poll_s=0)) as address:
+        assert httpx.get(f"{address}/v1/models/shop").json()["versions"] == [1, 2]
+        said = refused(address, 422, "shop/items:upsert", items=[{"item": 5000}, {"item": 5001, "colour": "gold"}])
+        assert said.startswith(
+            "body.items.1.colour: item 1, field 'colour': version 1, which is loaded too, cannot take it: expected an integer, got 'gold'"
+        )
+        assert said.endswith("Send what all loaded versions take, or serve the newest alone: --set live_versions=1")
+        assert httpx.get(f"{address}/v1/models/shop").json()["items"]["added"] == 0
+        assert change(address, "upsert", [{"item": 5000}])["added"] == 1
+    with service(own, ServingSettings(poll_s=0, live_versions=1)) as address:
+        assert change(address, "upsert", [{"item": 5001, "colour": "gold"}])["added"] == 1
+
+
+def test_the_ranker_is_the_version_that_a_caller_gets_elsewhere_and_is_counted_and_shadowed(own: Path) -> None:
+    for version in (1, 2):
+        make_bundle(own, "clicks", version, shift=float(version))
+    settings = ServingSettings(poll_s=0, pin={"clicks": 1}, split={"clicks": {2: 0.5}}, shadow={"clicks": 1}, drift_min_rows=1)
+    with service(own, settings) as address, httpx.Client(base_url=address) as client:
+        body = {"user": {"likes": 7, "user": "u1"}, "k": 1, "candidates": 5, "rank_by": {"model": "clicks"}}
+        for key in [f"user-{number}" for number in range(20)]:
+            headers = {"X-Split-Key": key}
+            scored = client.post("/v1/models/clicks:score", json={"rows": [{}]}, headers=headers).json()["version"]
+            answer = client.post("/v1/models/shop:recommend", json=body, headers=headers).json()
+            assert answer["ranked_by"] == {"model": "clicks", "version": scored}
+        named = {**body, "rank_by": {"model": "clicks", "version": 1}}
+        assert client.post("/v1/models/shop:recommend", json=named, headers=headers).json()["ranked_by"]["version"] == 1
+
+        def value(name: str, **labels: str) -> float:
+            text = client.get("/metrics").text
+            families = text_string_to_metric_families(text)
+            return sum(
+                sample.value
+                for family in families
+                for sample in family.samples
+                if sample.name == name and labels.items() <= sample.labels.items()
+            )
+
+        rows = 20 * (1 + 5) + 5
+        assert value("ctrkit_score_count", model="clicks") == value("ctrkit_drift_rows", model="clicks") == rows
+        assert value("ctrkit_request_rows_count", model="clicks") == 41
+        assert value("ctrkit_stage_seconds_count", model="clicks", stage="total") == 20, "a recommendation has stages of its own"
+        by_two = value("ctrkit_request_rows_count", model="clicks", version="2")
+        wait_until(lambda: value("ctrkit_shadow_total", model="clicks", version="2", outcome="scored") == by_two)
+
+
 def change(address: str, verb: str, items: list[Any]) -> dict[str, Any]:
     answer = httpx.post(f"{address}/v1/models/shop/items:{verb}", json={"items": items})
     assert answer.status_code == 200, answer.text
@@ -400,7 +490,11 @@ def test_a_version_that_cannot_recommend_is_refused_and_the_old_one_stays(own: P
     def altered(folder: Path) -> None:
         (folder / "items.parquet").write_bytes(b"")
 
+    def endless(folder: Path) -> None:
+        write_index(np.where(np.arange(ITEMS)[:, None] == 99, np.nan, VECTORS), folder / INDEX_FOLDER)
+
     cases = {
+        endless: "holds vectors that are not finite",
         no_index: "Build it with 'ctrkit index RUN'",
         another_index: "the index in",
         shorter_index: "is of 399 vectors",
@@ -419,9 +513,9 @@ def test_a_version_that_cannot_recommend_is_refused_and_the_old_one_stays(own: P
         make_bundle(scratch, "shop", 9).rename(own / "shop" / "9")
         wait_until(lambda: "version 9 scores rows, and version 1 recommends items" in reasons())
         assert ask(address, user={"likes": 7}, k=1)["version"] == 1
-        index = write_towers(tmp_path_factory.mktemp("whole"), "shop", 2, VECTORS) / INDEX_FOLDER
-        index.rename(own / "shop" / "2" / INDEX_FOLDER)
-        wait_until(lambda: ask(address, user={"likes": 7}, k=1)["version"] == 2)
+        index = write_towers(tmp_path_factory.mktemp("whole"), "shop", 3, VECTORS) / INDEX_FOLDER
+        index.rename(own / "shop" / "3" / INDEX_FOLDER)
+        wait_until(lambda: ask(address, user={"likes": 7}, k=1)["version"] == 3)
         make_bundle(own, "clicks", 1)
         wait_until(lambda: httpx.get(f"{address}/v1/models/clicks").status_code == 200)
         write_towers(scratch, "clicks", 2, VECTORS).rename(own / "clicks" / "2")
@@ -495,6 +589,19 @@ def test_a_journal_that_cannot_be_used_is_said(own: Path, monkeypatch: pytest.Mo
         with pytest.raises(CtrkitError, match=said):
             Repository(own, pool, settings).load()
         pool.shutdown()
+
+
+def test_a_journal_that_was_emptied_takes_no_change_until_the_service_starts_again(own: Path) -> None:
+    settings = ServingSettings(poll_s=0, journal=own / "kept")
+    with service(own, settings) as address:
+        change(address, "remove", [7])
+        file = own / "kept" / "shop.jsonl"
+        file.write_bytes(b"")
+        assert "the journal is shorter than it was" in refused(address, 503, "shop/items:remove", items=[9])
+        assert file.read_bytes() == b"" and items(address, user={"likes": 7}, allow=[7, 9]) == [9]
+    with service(own, settings) as address:
+        change(address, "remove", [9])
+        assert items(address, user={"likes": 7}, allow=[7, 9]) == [7]
 
 
 def test_several_workers_take_changes_with_a_journal_only(repo: Path, tmp_path: Path) -> None:

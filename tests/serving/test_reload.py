@@ -174,6 +174,38 @@ def test_a_version_that_cannot_be_taken_is_refused_and_the_old_one_stays(tmp_pat
         wait_until(lambda: score(address)["version"] == 7)
 
 
+def test_a_model_that_cannot_answer_is_listed_with_the_reason_beside_the_others(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    make_bundle(tmp_path, version=2, shift=1.0)
+    with service(tmp_path, ServingSettings(poll_s=0.05, pin={"clicks": 1})) as address:
+
+        def listed() -> dict[str, dict]:
+            answer = httpx.get(f"{address}/v1/models")
+            assert answer.status_code == 200, answer.text
+            return {model["name"]: model for model in answer.json()["models"]}
+
+        spoilt = make_bundle(tmp_path / "new", "likes")
+        (spoilt / MODEL_FILE).write_bytes(b"")
+        spoilt.parent.rename(tmp_path / "likes")
+        wait_until(lambda: "likes" in listed())
+        likes = listed()["likes"]
+        assert (likes["kind"], likes["version"], likes["versions"]) == (None, None, [])
+        assert [entry["version"] for entry in likes["refused"]] == [1] and "corrupted" in likes["refused"][0]["reason"]
+        assert "has no version to answer with: the bundle's file" in score(address, "likes")["detail"]
+        assert listed()["clicks"]["version"] == 1
+
+        (tmp_path / "clicks" / "1").rename(tmp_path / "gone")
+        wait_until(lambda: listed()["clicks"]["version"] is None)
+        clicks = listed()["clicks"]
+        reason = "the repository has no version 1, which the model is pinned to"
+        assert clicks["versions"] == [2] and clicks["refused"] == [{"version": 1, "reason": reason}]
+        assert score(address)["detail"] == f"the model 'clicks' has no version to answer with: {reason}."
+        assert score(address, "clicks/versions/2")["version"] == 2
+        (tmp_path / "gone").rename(tmp_path / "clicks" / "1")
+        wait_until(lambda: listed()["clicks"]["version"] == 1)
+        assert listed()["clicks"]["refused"] == []
+
+
 def test_a_version_that_would_fail_todays_requests_is_refused(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     make_bundle(tmp_path)
     repository = loaded(tmp_path, pool)
