@@ -11,6 +11,7 @@ null counts as missing.
 | multi-valued, sequence | list of such values, or text split at the feature's separator | values and lengths, missing = empty bag |
 """
 
+import math
 import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
@@ -255,3 +256,26 @@ def _shown(value: Any) -> str:
     kinds = {type(None): "null", bool: "boolean", int: "integer", float: "number", str: "string", list: "list", dict: "object"}
     text = _shortened.repr(value)
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({kinds.get(type(value), type(value).__name__)})"
+
+
+def check_finite(found: np.ndarray, columns: Columns, features: Sequence[Feature]) -> None:
+    """Raises RowError for the first row of which a model made something else than finite numbers.
+
+    Args:
+        found: what it made, ``[rows]`` or ``[rows, any]``.
+        columns: the rows.
+    """
+    finite = np.isfinite(found)
+    if not finite.all():
+        raise not_finite(int(np.argmin(finite.reshape(len(found), -1).all(1))), columns, features)
+
+
+def not_finite(row: int, columns: Columns, features: Sequence[Feature]) -> RowError:
+    """Says that a model made no finite number of a row, and names the row's largest number: such a one is the cause as a rule."""
+    numbers = {feature.name: float(columns[feature.name][row]) for feature in features if feature.kind is Kind.NUMERIC}
+    present = [name for name, number in numbers.items() if math.isfinite(number)]
+    largest = max(present, key=lambda name: abs(numbers[name]), default=None)
+    if largest is None:
+        return RowError(row, None, "the model makes no finite number of this row: leave it out")
+    told = f"the model makes no finite number of this row, whose largest number is {numbers[largest]:g}"
+    return RowError(row, largest, f"{told}: correct it, or leave it out where it is not known")

@@ -1,13 +1,11 @@
 """``ctrkit score``: a file of raw rows -> a file of probabilities, batch by batch with ONNX Runtime. Needs no torch."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
-    import polars as pl
 
     from ctrkit.bundle import Bundle
     from ctrkit.data.readers import Chunk, LogReader
@@ -45,7 +43,8 @@ def score(
         threads: default all cores.
 
     Raises:
-        CtrkitError: a damaged bundle, an input that cannot be read or lacks a feature's column, an output that cannot be written.
+        CtrkitError: a damaged bundle, an input that cannot be read or lacks a feature's column, a row whose probability is no finite number,
+            an output that cannot be written, is a file that is read, or cannot hold a column to keep.
     """
     import os
     import time
@@ -58,6 +57,7 @@ def score(
     from ctrkit.data.files import find_files
     from ctrkit.data.readers import LogReader
     from ctrkit.errors import CtrkitError
+    from pipelines.score_output import output as output_file
 
     threads = threads or os.cpu_count() or 1
     opened = open_bundle(bundle, threads=1)
@@ -65,20 +65,27 @@ def score(
     for name in keep:
         if name in outputs:
             raise CtrkitError(f"the input's column '{name}' cannot be kept: the predictions have that name")
+        if keep.count(name) > 1:
+            raise CtrkitError(f"the column '{name}' is to be kept twice", "Name it once with --keep")
     data = load_config(config).data if config else None
+    files, joins = find_files(str(input)), data.joins if data else ()
+    read = [*files, *(file for join in joins for file in find_files(join.path, "data.joins"))]
+    if os.path.realpath(output) in map(os.path.realpath, read):
+        raise CtrkitError(f"the output '{output}' is a file that is read", "Name another with --output")
     needed = [*(feature.name for feature in opened.features), *keep]
-    log = LogReader(data or FileLayout(), find_files(str(input)), data.joins if data else (), needed, READ_ROWS)
+    log = LogReader(data or FileLayout(), files, joins, needed, READ_ROWS)
     _check_columns(log, opened, keep, told=config is not None)
     opened.session  # noqa: B018  loaded before the clock starts
     start = time.perf_counter()
     rows = 0
-    with _output(Path(output)) as write:
-        for frame, probabilities in _predictions(opened, log.chunks(), threads):
+    with output_file(Path(output)) as write:
+        for chunk, probabilities in _predictions(opened, log.chunks(), threads):
             columns = zip(outputs, probabilities.reshape(-1, len(outputs)).T, strict=True)
-            write(pl.DataFrame([*frame.select(keep).get_columns(), *(pl.Series(name, column) for name, column in columns)]))
-            rows += frame.height
+            kept = chunk.frame.select(keep).get_columns()
+            write(pl.DataFrame([*kept, *(pl.Series(name, column) for name, column in columns)]), chunk.file)
+            rows += chunk.frame.height
         if not rows:
-            write(pl.DataFrame(schema={**dict.fromkeys(keep, pl.String), **dict.fromkeys(outputs, pl.Float32)}))
+            write(pl.DataFrame(schema={**dict.fromkeys(keep, pl.String), **dict.fromkeys(outputs, pl.Float32)}), files[0])
     seconds = time.perf_counter() - start
     if screen:
         screen.console.print(f"scored {rows:,} rows in {seconds:.1f} s ({rows / seconds:,.0f} rows/s): {output}")
@@ -109,78 +116,47 @@ def _check_columns(log: "LogReader", bundle: "Bundle", keep: Sequence[str], told
         )
 
 
-def _predictions(bundle: "Bundle", chunks: "Iterable[Chunk]", threads: int) -> "Iterator[tuple[pl.DataFrame, np.ndarray]]":
-    """Each chunk's rows with their probabilities. Batches run side by side, one thread each; at most two chunks are under way."""
+def _predictions(bundle: "Bundle", chunks: "Iterable[Chunk]", threads: int) -> "Iterator[tuple[Chunk, np.ndarray]]":
+    """Each chunk with its rows' probabilities. Batches run side by side, one thread each; at most two chunks are under way.
+
+    Raises:
+        CtrkitError: a cell that cannot be what it should be, or a row whose probability is no finite number.
+    """
     from collections import deque
     from concurrent.futures import Future, ThreadPoolExecutor
 
     import numpy as np
-    import polars as pl
 
-    from ctrkit.feeds import frame_to_columns
+    from ctrkit.errors import CtrkitError
+    from ctrkit.feeds import RowError, check_finite, frame_to_columns
     from ctrkit.transforms import canonicalise
 
-    def submit(frame: pl.DataFrame) -> list[Future[np.ndarray]]:
-        batches = [frame.slice(start, BATCH_ROWS) for start in range(0, frame.height, BATCH_ROWS)]
-        return [pool.submit(bundle.predict, bundle.feed(frame_to_columns(batch, bundle.features))) for batch in batches]
+    def predict(feed: dict[str, np.ndarray], chunk: "Chunk", start: int) -> np.ndarray:
+        probabilities = bundle.predict(feed)
+        try:
+            check_finite(probabilities, feed, bundle.features)
+        except RowError as error:
+            where = "" if error.field is None else f", column '{error.field}'"
+            raise CtrkitError(f"{chunk.place(start + (error.row or 0))}{where}: {error.reason}") from None
+        return probabilities
 
-    def finish(frame: pl.DataFrame, batches: list[Future[np.ndarray]]) -> tuple[pl.DataFrame, np.ndarray]:
-        return frame, np.concatenate([batch.result() for batch in batches])
+    def submit(chunk: "Chunk") -> list[Future[np.ndarray]]:
+        try:
+            frame = canonicalise(chunk.frame, bundle.features, chunk.first_row - 1)
+        except CtrkitError as error:
+            raise CtrkitError(f"in '{chunk.file}': {error.problem}", error.remedy) from error
+        starts = range(0, frame.height, BATCH_ROWS)
+        batches = [frame_to_columns(frame.slice(start, BATCH_ROWS), bundle.features) for start in starts]
+        return [pool.submit(predict, bundle.feed(batch), chunk, start) for start, batch in zip(starts, batches, strict=True)]
+
+    def finish(chunk: "Chunk", batches: list[Future[np.ndarray]]) -> "tuple[Chunk, np.ndarray]":
+        return chunk, np.concatenate([batch.result() for batch in batches])
 
     with ThreadPoolExecutor(threads, "ctrkit-score") as pool:
-        under_way: deque[tuple[pl.DataFrame, list[Future[np.ndarray]]]] = deque()
+        under_way: deque[tuple[Chunk, list[Future[np.ndarray]]]] = deque()
         for chunk in chunks:
-            under_way.append((chunk.frame, submit(canonicalise(chunk.frame, bundle.features, chunk.first_row - 1))))
+            under_way.append((chunk, submit(chunk)))
             if len(under_way) > 1:
                 yield finish(*under_way.popleft())
         while under_way:
             yield finish(*under_way.popleft())
-
-
-@contextmanager
-def _output(path: Path) -> "Iterator[Callable[[pl.DataFrame], None]]":
-    """A function that appends a frame to a Parquet or CSV file; the file gets its name when all is written."""
-    from ctrkit.errors import CtrkitError
-
-    if path.suffix not in (".parquet", ".csv"):
-        raise CtrkitError(f"the output '{path}' has neither the suffix .parquet nor .csv", "Name it predictions.parquet or predictions.csv")
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _parquet(temporary) if path.suffix == ".parquet" else _csv(temporary) as write:
-            yield write
-        temporary.replace(path)
-    except OSError as error:
-        raise CtrkitError(f"'{path}' cannot be written: {error.strerror or error}", "Make room or mend the path") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _parquet(path: Path) -> "Iterator[Callable[[pl.DataFrame], None]]":
-    import pyarrow.parquet as pq
-
-    writer: pq.ParquetWriter | None = None
-
-    def write(frame: "pl.DataFrame") -> None:
-        nonlocal writer
-        table = frame.to_arrow()
-        writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
-        writer.write_table(table.cast(writer.schema))
-
-    try:
-        yield write
-    finally:
-        if writer:
-            writer.close()
-
-
-@contextmanager
-def _csv(path: Path) -> "Iterator[Callable[[pl.DataFrame], None]]":
-    with path.open("wb") as file:
-
-        def write(frame: "pl.DataFrame") -> None:
-            frame.write_csv(file, include_header=file.tell() == 0)
-
-        yield write

@@ -11,9 +11,8 @@ import numpy as np
 
 from ctrkit.bundle import RUN_ROWS, Bundle, open_bundle, output_names
 from ctrkit.errors import CtrkitError
-from ctrkit.feeds import input_names, rows_to_columns
+from ctrkit.feeds import check_finite, input_names, rows_to_columns
 from ctrkit.pieces import in_pieces
-from ctrkit.retrieval.bundle import check_finite
 from serving.answering import Answering
 from serving.batcher import Batcher, Done, Feed
 from serving.settings import ServingSettings

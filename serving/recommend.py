@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from ctrkit.feeds import RowError, rows_to_columns
-from ctrkit.retrieval.bundle import not_finite
+from ctrkit.feeds import RowError, not_finite, rows_to_columns
 from serving.batcher import Done, Feed
 from serving.diversity import diversified
 from serving.http import Receive, Scope, Send, header, read_body, respond

@@ -17,8 +17,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from ctrkit.bundle import output_names
-from ctrkit.feeds import input_names, rows_to_columns
-from ctrkit.retrieval.bundle import check_finite
+from ctrkit.feeds import check_finite, input_names, rows_to_columns
 from serving.batcher import Feed
 from serving.metrics import Distribution
 from serving.model import Served

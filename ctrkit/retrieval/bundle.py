@@ -4,7 +4,6 @@ Raw values in, vectors out. Needs onnxruntime and, for its catalogue, Polars; ne
 those who read a repository know towers from models that score.
 """
 
-import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ctrkit.bundle import TOWERS_FILE, FileEntry, open_session, verify_files, versions
 from ctrkit.errors import CtrkitError
-from ctrkit.feeds import Columns, RowError, columns_to_feed, frame_to_columns, rows_to_columns
+from ctrkit.feeds import Columns, RowError, check_finite, columns_to_feed, frame_to_columns, rows_to_columns
 from ctrkit.retrieval.index import INDEX_FOLDER, ApproximateIndex, ExactIndex, ItemIndex
-from ctrkit.schema import Feature, Kind
+from ctrkit.schema import Feature
 
 if TYPE_CHECKING:
     import polars as pl
@@ -134,29 +133,6 @@ def _run(session: Any, columns: Columns, features: Sequence[Feature]) -> np.ndar
     vectors = session.run([VECTOR], columns_to_feed(columns, features))[0]
     check_finite(vectors, columns, features)
     return vectors
-
-
-def check_finite(found: np.ndarray, columns: Columns, features: Sequence[Feature]) -> None:
-    """Raises RowError for the first row of which a model made something else than finite numbers.
-
-    Args:
-        found: what it made, ``[rows]`` or ``[rows, any]``.
-        columns: the rows.
-    """
-    finite = np.isfinite(found)
-    if not finite.all():
-        raise not_finite(int(np.argmin(finite.reshape(len(found), -1).all(1))), columns, features)
-
-
-def not_finite(row: int, columns: Columns, features: Sequence[Feature]) -> RowError:
-    """Says that a model made no finite number of a row, and names the row's largest number: such a one is the cause as a rule."""
-    numbers = {feature.name: float(columns[feature.name][row]) for feature in features if feature.kind is Kind.NUMERIC}
-    present = [name for name, number in numbers.items() if math.isfinite(number)]
-    largest = max(present, key=lambda name: abs(numbers[name]), default=None)
-    if largest is None:
-        return RowError(row, None, "the model makes no finite number of this row: leave it out")
-    told = f"the model makes no finite number of this row, whose largest number is {numbers[largest]:g}"
-    return RowError(row, largest, f"{told}: correct it, or leave it out where it is not known")
 
 
 def open_retrieval_bundle(path: str | Path, *, threads: int | None = None, verify: bool = True) -> RetrievalBundle:

@@ -1,5 +1,6 @@
 import gzip
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,64 @@ def test_what_is_wrong_is_named_and_no_output_is_left(bundle: Path, log: pl.Data
     with pytest.raises(CtrkitError, match="cannot be written"):
         score(bundle, tmp_path / "log.csv", tmp_path / "log.csv" / "out.csv")
     assert sorted(path.name for path in tmp_path.iterdir()) == inputs
+
+
+def test_the_input_is_not_replaced_by_its_predictions(bundle: Path, log: pl.DataFrame, tmp_path: Path) -> None:
+    log.write_parquet(tmp_path / "log.parquet")
+    (tmp_path / "link.parquet").symlink_to(tmp_path / "log.parquet")
+    before = (tmp_path / "log.parquet").read_bytes()
+    for input, output in (("log.parquet", "log.parquet"), ("link.parquet", "log.parquet"), ("lo?.parquet", "log.parquet")):
+        with pytest.raises(CtrkitError, match="the output '.*log.parquet' is a file that is read. Name another with --output"):
+            score(bundle, tmp_path / input, tmp_path / output)
+    assert (tmp_path / "log.parquet").read_bytes() == before
+
+
+def test_a_bad_cell_is_named_with_its_file(bundle: Path, log: pl.DataFrame, tmp_path: Path) -> None:
+    log.write_csv(tmp_path / "part1.csv")
+    log.with_columns(price=pl.lit("much")).write_csv(tmp_path / "part2.csv")
+    with pytest.raises(CtrkitError, match="in '.*part2.csv': column 'price', row 1: 'much' is not a number"):
+        score(bundle, tmp_path / "part?.csv", tmp_path / "out.csv")
+
+
+def test_columns_that_cannot_be_kept(bundle: Path, log: pl.DataFrame, tmp_path: Path) -> None:
+    lists = log.with_columns(lists=pl.concat_list("user"), binary=pl.lit(b"x"))
+    lists.with_columns(note=pl.lit(1)).write_parquet(tmp_path / "part1.parquet")
+    lists.with_columns(note=pl.lit("x")).write_parquet(tmp_path / "part2.parquet")
+    inputs = sorted(path.name for path in tmp_path.iterdir())
+    for keep, output, message in (
+        (["user", "user"], "out.csv", "the column 'user' is to be kept twice. Name it once with --keep"),
+        (
+            ["lists"],
+            "out.csv",
+            r"the column 'lists' to keep is of type List\(String\) in '.*part1.parquet'.* Write the predictions to a .parquet",
+        ),
+        (["binary"], "out.csv", "the column 'binary' to keep is of type Binary"),
+        (
+            ["note"],
+            "out.parquet",
+            "the column 'note' to keep is of type large_string in '.*part2.parquet', and was of type int32.* to a .csv",
+        ),
+    ):
+        with pytest.raises(CtrkitError, match=message):
+            score(bundle, tmp_path / "part?.parquet", tmp_path / output, keep=keep)
+    assert sorted(path.name for path in tmp_path.iterdir()) == inputs
+    score(bundle, tmp_path / "part?.parquet", tmp_path / "out.parquet", keep=["lists"])
+    score(bundle, tmp_path / "part?.parquet", tmp_path / "out.csv", keep=["note"])
+    assert pl.read_csv(tmp_path / "out.csv")["note"].to_list() == ["1"] * len(ROWS) + ["x"] * len(ROWS)
+
+
+def test_a_row_whose_probability_is_no_number_is_named_and_nothing_is_written(
+    log: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipelines.score, "READ_ROWS", 7)
+    monkeypatch.setattr(pipelines.score, "BATCH_ROWS", 3)
+    folder = make_bundle(tmp_path / "repo", shift=math.inf)
+    low = pl.when(pl.int_range(pl.len()) == 30).then(-1e300).otherwise("price")
+    log.with_columns(low.alias("price")).write_csv(tmp_path / "low.csv")
+    for name in ("out.parquet", "out.csv"):
+        with pytest.raises(CtrkitError, match=r"row 31 of '.*low.csv', column 'price': .* whose largest number is -1e\+300: correct it"):
+            score(folder, tmp_path / "low.csv", tmp_path / name, threads=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["low.csv", "repo"]
 
 
 def test_a_file_laid_out_otherwise_wants_a_config(bundle: Path, log: pl.DataFrame, tmp_path: Path) -> None:
