@@ -1,12 +1,12 @@
 """``ctrkit rank``: which features of a log say something about the label, as files that ``ctrkit train --select`` takes."""
 
 import json
-import os
 import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, cast
+from uuid import uuid4
 
 import polars as pl
 
@@ -60,7 +60,7 @@ def rank_features(
         raise CtrkitError("3mr goes by pairs of features, and --no-pairs leaves them out", "Leave out --no-pairs, or choose another --by")
     started = time.perf_counter()
     folder = out if out is not None else Path(experiment.output) / "rankings" / experiment.name
-    unfinished = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    unfinished = folder.with_name(f".{folder.name}.partial-{uuid4().hex[:8]}")
     try:
         with _Bar(screen) as bar:
             log = code_log(

@@ -45,7 +45,7 @@ def tune(
         out: the study's folder; default ``<output>/tune/<name>``.
 
     Raises:
-        CtrkitError: a bad ranking, or one that does not go with the space, a folder with a study of other settings or at work, no trial that ended, a worker that died.
+        CtrkitError: a bad ranking, or one that does not go with the space, a folder with a study of other settings, of another log or at work, no trial that ended, a worker that died.
     """
     started = time.time()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -1,11 +1,12 @@
-"""A study's plan: the experiment, the space and the seed, one YAML file in its folder that every worker reads."""
+"""A study's plan: the experiment, its log, the space and the seed, one YAML file in its folder that every worker reads."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctrkit.config import Experiment
-from ctrkit.config_file import read_tree, to_yaml
+from ctrkit.config_file import load_settings, read_tree, to_yaml
+from ctrkit.data.dataset import fingerprint
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Settings
 from ctrkit.selection.select import best_features, ranking_of
@@ -21,11 +22,13 @@ PLAN_FILE = "plan.yaml"
 class Plan(Settings):
     """
     Attributes:
+        fingerprint: of the experiment's dataset.
         seed: of what is drawn; the training's own is the experiment's.
         ranked: the features of a ranking, the best first; none without one.
     """
 
     experiment: Experiment
+    fingerprint: str
     space: Space
     seed: int
     ranked: tuple[str, ...] = ()
@@ -82,40 +85,45 @@ def make_plan(experiment: Experiment, space: Space, seed: int, ranking: Path | N
     """A plan; with a ranking, its best features take the place of a choice for each.
 
     Raises:
-        CtrkitError: no ranking there, or of other features; or a space that does not go with it.
+        CtrkitError: no log or no ranking there, or one of other features; or a space that does not go with it.
     """
+    log = fingerprint(experiment)
     if ranking is None:
         if space.top:
             raise CtrkitError("the search space has 'top', and there is no ranking", "Give one with --select, or leave 'top' out")
-        return Plan(experiment=experiment, space=space, seed=seed)
+        return Plan(experiment=experiment, fingerprint=log, space=space, seed=seed)
     if space.features == "all":
         raise CtrkitError("the search space has 'features: all', and there is a ranking", "Set features to subsets, or leave --select out")
     ranked = ranking_of(experiment, ranking)
     most = max(space.top.ends()) if space.top else len(ranked)
     if most > len(ranked):
         raise CtrkitError(f"the search space has 'top: {most}', and there are {len(ranked)} features", f"Give at most {len(ranked)}")
-    return Plan(experiment=experiment, space=space, seed=seed, ranked=tuple(ranked))
+    return Plan(experiment=experiment, fingerprint=log, space=space, seed=seed, ranked=tuple(ranked))
 
 
 def keep_plan(plan: Plan, folder: Path) -> None:
     """Writes the plan, or finds it there.
 
     Raises:
-        CtrkitError: the folder holds a study of another plan.
+        CtrkitError: the folder holds a study of another plan or another log, or cannot be written.
     """
     path = folder / PLAN_FILE
     text = to_yaml(plan)
     if path.exists() and path.read_text(encoding="utf8") != text:
-        there = _differing(read_tree(path), plan.model_dump(mode="json"))
-        raise CtrkitError(f"'{folder}' holds a study of other settings: {', '.join(there)}", "Give another --out, or delete that folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{PLAN_FILE}.tmp"
-    temporary.write_text(text, encoding="utf8")
-    temporary.replace(path)
+        there = [key for key in _differing(read_tree(path), plan.model_dump(mode="json")) if key != "fingerprint"]
+        other = f"other settings: {', '.join(there)}" if there else "another log: its files have changed since"
+        raise CtrkitError(f"'{folder}' holds a study of {other}", "Give another --out, or delete that folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{PLAN_FILE}.tmp"
+        temporary.write_text(text, encoding="utf8")
+        temporary.replace(path)
+    except OSError as error:
+        raise CtrkitError(f"the study's folder '{folder}' cannot be made: {error.strerror}", "Give an --out that can be written") from error
 
 
 def read_plan(folder: Path) -> Plan:
-    return Plan.model_validate(read_tree(folder / PLAN_FILE))
+    return load_settings(folder / PLAN_FILE, (), Plan)
 
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any], place: str = "") -> list[str]:

@@ -222,7 +222,9 @@ def test_settings_that_do_not_go_together_fail_a_trial_and_not_the_search(
     assert said.json["trials"]["failed"] == len(failed)
 
 
-def test_a_study_of_other_settings_or_at_work_is_left_alone(config: Path, space: Path, tmp_path: Path, ctrkit: Callable[..., Any]) -> None:
+def test_a_study_of_other_settings_or_another_log_or_at_work_is_left_alone(
+    config: Path, space: Path, tmp_path: Path, ctrkit: Callable[..., Any]
+) -> None:
     call = ("tune", config, "--space", space, "--trials", 1, "--out", tmp_path / "study")
     assert ctrkit(*call).status == 0
     for change, name in ((("--seed", 1), "seed"), (("--set", "training.batch_size=64"), "experiment.training.batch_size")):
@@ -232,6 +234,10 @@ def test_a_study_of_other_settings_or_at_work_is_left_alone(config: Path, space:
         busy = ctrkit(*call)
     assert busy.status == 2 and "another search is at work in" in busy.stderr
     assert ctrkit(*call).status == 0
+    log = tmp_path / "log.parquet"
+    pl.read_parquet(log).head(1100).write_parquet(log)
+    stale = ctrkit(*call)
+    assert stale.status == 2 and "holds a study of another log: its files have changed since. Give another --out" in stale.stderr
 
 
 @pytest.mark.parametrize(
