@@ -28,7 +28,7 @@ class RetrievalSplit(Settings):
     cold_items: float = Field(default=0.0, ge=0, lt=1, description="share of items whose events are all for test: never trained on")
     cold_users: float = Field(default=0.0, ge=0, lt=1, description="share of users whose events are all for test, without a history")
     train_share: float = Field(default=1.0, gt=0, le=1, description="share of the training events that is kept, drawn at random")
-    seed: int = Field(default=0, ge=0, description="of what is drawn: cold items and users, kept training events, a random order")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of what is drawn: cold items and users, kept training events, a random order")
 
     @model_validator(mode="after")
     def _sizes(self) -> "RetrievalSplit":
@@ -59,7 +59,7 @@ class RetrievalTraining(Settings):
     clip_norm: float = Field(default=10.0, ge=0, description="gradient norm of the towers is cut to it; 0 is off")
     monitor: str = Field(default="ndcg@10", pattern=r"^(recall|ndcg|hit)@[1-9][0-9]*$|^mrr$", description="of validation")
     patience: int = Field(default=3, ge=1, description="epochs without improvement before stopping")
-    seed: int = 2021
+    seed: int = Field(default=2021, ge=0, lt=2**63)
     threads: int | None = Field(default=None, ge=1, description="CPU threads; default all cores")
 
 

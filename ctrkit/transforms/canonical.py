@@ -91,7 +91,7 @@ def _wrong_dtype(feature: Feature, column: pl.Series, wanted: str) -> CtrkitErro
 
 
 def _strings(feature: Feature, column: pl.Series) -> pl.Series:
-    if column.dtype.is_nested() or isinstance(column.dtype, pl.Binary | pl.Object):
+    if column.dtype.is_nested() or isinstance(column.dtype, pl.Binary | pl.Duration | pl.Object):
         raise _wrong_dtype(feature, column, "text")
     return column.cast(pl.String)
 

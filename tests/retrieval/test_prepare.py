@@ -167,6 +167,8 @@ def test_no_positive_rows(shop: Path, tmp_path: Path) -> None:
         ({"user_features": [], "context_features": []}, "user_features: name one at least"),
         ({"user_features": [{"name": "h", "kind": "sequence", "of": "colour"}]}, "must be 'of: item'"),
         ({"training": {"monitor": "ndcg@7"}}, "add 7 to it"),
+        ({"training": {"seed": -1}}, "greater than or equal to 0"),
+        ({"split": {"seed": 2**63}}, "less than 9223372036854775808"),
         ({"split": {"by": "time", "valid": 0.6, "test": 0.6}}, "must leave rows to train on"),
         ({"user_features": [{"name": "colour", "kind": "categorical"}]}, "feature named twice: colour"),
     ],

@@ -107,6 +107,7 @@ BAD = {
     "date in a number": (NUMBER, pl.Series([datetime.date(2024, 1, 1)]), "column 'x' holds Date.*numbers"),
     "date in an int": (INT, pl.Series([datetime.date(2024, 1, 1)]), "column 'x' holds Date.*whole numbers"),
     "binary in a category": (TEXT, pl.Series([b"\xff"]), "column 'x' holds Binary"),
+    "duration in a category": (TEXT, pl.Series([datetime.timedelta(1)]), "column 'x' holds Duration"),
     "lists in a bag": (BAG, pl.Series([[["a"]]]), "column 'x' holds List"),
 }
 
