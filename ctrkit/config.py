@@ -32,6 +32,8 @@ class FileLayout(Settings):
     def _names_given(self) -> "FileLayout":
         if not self.header and self.columns is None:
             raise ValueError("a file without header needs 'columns': the names of its columns, in order")
+        if self.header and self.columns is not None:
+            raise ValueError("'columns' names the columns of a file without header: set header: false, or leave columns out")
         return self
 
 
@@ -53,7 +55,7 @@ class Data(FileLayout):
 
     path: str | tuple[str, ...] | None = None
     train: str | tuple[str, ...] | None = None
-    valid: str | tuple[str, ...] | None = Field(default=None, description="without it, split.valid of the train files is held out")
+    valid: str | tuple[str, ...] | None = Field(default=None, description="without it, 'split' holds out split.valid of the train files")
     test: str | tuple[str, ...] | None = None
     joins: tuple[SideTable, ...] = ()
 
@@ -61,13 +63,21 @@ class Data(FileLayout):
     def _one_way(self) -> "Data":
         if (self.path is None) == (self.train is None):
             raise ValueError("give either 'path' (one log, split by 'split') or 'train' (with 'test' and perhaps 'valid')")
+        beside = [name for name in ("valid", "test") if getattr(self, name) is not None]
+        if self.path is not None and beside:
+            raise ValueError(
+                f"'{beside[0]}' stands beside 'path', one log that 'split' divides: give 'path' as 'train', or leave '{beside[0]}' out"
+            )
         if self.train is not None and self.test is None:
             raise ValueError("'train' files are given without 'test' files")
         return self
 
 
 class Split(Settings):
-    """How rows are divided. ``valid`` and ``test`` are fractions of all rows, or whole numbers of rows."""
+    """How rows are divided: those of ``data.path``, or of ``data.train`` if there is no ``data.valid``.
+
+    ``valid`` and ``test`` are fractions of all rows, or whole numbers of rows.
+    """
 
     by: Literal["random", "order", "time"] = Field(
         default="random", description="order: the last rows are the test; time: the latest by 'column'"
@@ -75,12 +85,14 @@ class Split(Settings):
     column: str | None = Field(default=None, description="time column, of by: time")
     valid: float = Field(default=0.1, gt=0)
     test: float = Field(default=0.1, ge=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**64)
 
     @model_validator(mode="after")
     def _check(self) -> "Split":
         if self.by == "time" and not self.column:
             raise ValueError("split by time needs 'column', the time column's name")
+        if self.by != "time" and self.column is not None:
+            raise ValueError(f"'column' is of by: time, and the split is by: {self.by}: set by to time, or column to null")
         for name in ("valid", "test"):
             size = getattr(self, name)
             if size >= 1 and size != int(size):
@@ -217,7 +229,7 @@ class Training(Settings):
     task_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="of several labels: factor of a label's logloss in the loss; 1 where none is given"
     )
-    seed: int = 2021
+    seed: int = Field(default=2021, ge=0, lt=2**63)
     threads: int | None = Field(default=None, ge=1, description="CPU threads; default all cores")
 
 
@@ -287,11 +299,25 @@ class Experiment(Settings):
     @model_validator(mode="after")
     def _histories_end_before_the_test(self) -> "Experiment":
         """A history holds what happened in rows before, so training rows must be the earlier ones."""
-        made = [f.name for f in self.features if f.history is not None]
-        if made and self.data.path is not None and self.split.by != "time":
-            raise ValueError(f"the history '{made[0]}' needs split.by: time; else training rows would know of test rows' clicks")
-        if made and self.data.path is None and self.data.valid is None:
-            raise ValueError(f"the history '{made[0]}' needs data.valid: rows held out of the train files would be known to training rows")
+        if self.data.valid is not None:
+            return self
+        for feature in self.features:
+            if feature.history is None:
+                continue
+            if self.split.by != "time":
+                needs = "split.by: time" if self.data.path is not None else "data.valid, or split.by: time"
+                raise ValueError(f"the history '{feature.name}' needs {needs}; else training rows would know of later rows' clicks")
+            if feature.history.time != self.split.column:
+                raise ValueError(
+                    f"features.{feature.name}.history.time is '{feature.history.time}' and split.column is '{self.split.column}': name one "
+                    "column in both; else training rows would know of later rows' clicks"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_split(self) -> "Experiment":
+        if self.data.valid is not None and self.split.by == "time":
+            raise ValueError("split.by is 'time', and data.valid leaves nothing to split: leave one of the two out")
         return self
 
     @field_validator("label", mode="plain")

@@ -95,13 +95,15 @@ def read_tree(path: str | Path) -> dict[str, Any]:
     """A YAML file of settings, not yet checked.
 
     Raises:
-        CtrkitError: no such file, no YAML, or no settings in it.
+        CtrkitError: no such file, one that cannot be read, no YAML, or no settings in it.
     """
     path = Path(path)
     try:
         tree = yaml.load(path.read_text(encoding="utf8"), _Loader)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise CtrkitError(f"no config file at '{path}'", "Give the path of a YAML file, such as configs/simulated.yaml") from error
+    except OSError as error:
+        raise CtrkitError(f"the config file '{path}' cannot be read: {error.strerror}", "Check the path and its permissions") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CtrkitError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}", "Mend it and try again") from error
     if not isinstance(tree, dict):

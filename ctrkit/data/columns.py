@@ -1,5 +1,8 @@
 """Which columns of the log an experiment reads, and what they become."""
 
+import os
+from collections.abc import Mapping
+
 import polars as pl
 
 from ctrkit.config import Experiment
@@ -21,7 +24,7 @@ class Columns:
         readers: of the log, or of each explicitly given split.
 
     Raises:
-        CtrkitError: a file or a column is missing, or a feature gives the label away.
+        CtrkitError: a file or a column is missing, a file is in two parts, or a feature gives the label away.
     """
 
     def __init__(self, experiment: Experiment) -> None:
@@ -29,6 +32,7 @@ class Columns:
         given: tuple[Part, ...] = ("path",) if data.path is not None else ("train", "valid", "test")
         parts: list[Part] = [part for part in given if getattr(data, part) is not None]
         self.readers: dict[Part, LogReader] = {part: open_log(data, part=part) for part in parts}
+        _check_apart(self.readers)
         self.features = experiment.features
         self.stored = tuple(f for f in self.features if f.history is None)
         first = self.readers[parts[0]]
@@ -36,7 +40,7 @@ class Columns:
         self.labels = [LabelRule(label, first)] if isinstance(label, str) else [LabelRule(t, first, task) for task, t in label.items()]
         self.histories = [HistoryRule(f, first) for f in self.features if f.history is not None]
         self.group = experiment.group
-        self.time = TimeRule(split.column) if split.by == "time" and split.column and data.path is not None else None
+        self.time = TimeRule(split.column) if split.column else None
         for rule in self.labels:
             leaks = [f.name for f in self.features if f.name in rule.columns]
             if leaks:
@@ -53,7 +57,7 @@ class Columns:
         for reader in self.readers.values():
             reader.require(self.needed)
             reader.needed = self.needed
-            reader.numbers = [f.name for f in self.features if f.kind is Kind.NUMERIC]
+            reader.numbers = [f.name for f in self.features if f.kind is Kind.NUMERIC and f.name not in others]
 
     def read(self, chunk: Chunk) -> pl.DataFrame:
         """The canonical features, the labels (``label_columns``), ``@group`` and ``@time`` if there are such, and what histories are made of.
@@ -72,6 +76,18 @@ class Columns:
         except CtrkitError as error:
             raise CtrkitError(f"in '{chunk.file}': {error.problem}", error.remedy) from error
         return raw.with_columns(extra)
+
+
+def _check_apart(readers: Mapping[Part, LogReader]) -> None:
+    """Raises CtrkitError if a file is in two parts of the log."""
+    seen: dict[str, Part] = {}
+    for part, reader in readers.items():
+        for file in reader.files:
+            other = seen.setdefault(os.path.realpath(file), part)
+            if other != part:
+                raise CtrkitError(
+                    f"the file '{file}' is in data.{other} and in data.{part}", "Each part needs rows of its own: name it once"
+                )
 
 
 def check_columns(experiment: Experiment) -> list[str]:

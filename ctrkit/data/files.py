@@ -2,6 +2,7 @@
 
 import glob
 import gzip
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ def find_files(path: str | Sequence[str], setting: str | None = None) -> list[st
         setting: of the config, that names the path.
 
     Raises:
-        CtrkitError: nothing there, or a folder.
+        CtrkitError: nothing there, a folder, or a file that is named twice.
     """
     found: list[str] = []
     for pattern in [path] if isinstance(path, str) else path:
@@ -39,10 +40,14 @@ def find_files(path: str | Sequence[str], setting: str | None = None) -> list[st
         if Path(pattern).exists():
             found.append(pattern)
             continue
-        matches = sorted(name for name in glob.glob(pattern, recursive=True) if Path(name).is_file())
+        matches = sorted({name for name in glob.glob(pattern, recursive=True) if Path(name).is_file()})
         if not matches:
             raise CtrkitError(f"no file at '{pattern}'", f"Check {setting or 'the path'}; it is relative to the folder the command runs in")
         found += matches
+    real = [os.path.realpath(name) for name in found]
+    if len(set(real)) < len(real):
+        twice = next(name for place, name in enumerate(found) if real[place] in real[:place])
+        raise CtrkitError(f"{setting or 'the path'} names the file '{twice}' twice", "Its rows would count twice: name it once")
     return found
 
 

@@ -1,16 +1,22 @@
 """A dataset's folder: all of it under its name, or nothing."""
 
 import errno
+import fcntl
 import os
 import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 import polars as pl
 import pyarrow as pa
 
 from ctrkit.errors import CtrkitError
+
+LOCK, NEW, OLD = ".lock", "new", "old"
+"""In an unfinished folder: a file that its owner locks as long as he lives, what he writes, and what that replaces."""
 
 
 @contextmanager
@@ -20,45 +26,52 @@ def whole_folder(out_dir: Path) -> Iterator[Path]:
     Raises:
         CtrkitError: it cannot be made, or its disk is full.
     """
-    unfinished = out_dir.with_name(f"{out_dir.name}.partial-{os.getpid()}")
+    unfinished = out_dir.with_name(f"{out_dir.name}.partial-{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}")
     try:
         _remove_stale(out_dir.parent)
-        _make(unfinished)
-        yield unfinished
-        _put_in_place(unfinished, out_dir)
+        with _made(unfinished):
+            yield unfinished / NEW
+            _put_in_place(unfinished, out_dir)
     except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             raise CtrkitError(
                 f"the disk of '{unfinished.parent}' is full", "Free some space, or set output to a folder on another disk"
             ) from error
         raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _make(folder: Path) -> None:
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder while it is this process' own; it has its name only once it is locked, so that nobody takes it for a left one."""
+    unlocked = folder.with_name(f".{uuid4().hex}")
     try:
-        folder.mkdir(parents=True)
+        (unlocked / NEW).mkdir(parents=True)
+        lock = (unlocked / LOCK).open("w")
     except OSError as error:
+        shutil.rmtree(unlocked, ignore_errors=True)
         raise CtrkitError(
             f"the dataset's folder '{folder.parent}' cannot be made: {error.strerror}", "Set output to a folder that can be written"
         ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            unlocked.rename(folder)
+            yield
+        finally:
+            shutil.rmtree(unlocked, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_stale(folder: Path) -> None:
-    """Removes what killed preparations left in a folder of datasets."""
+    """Removes what killed preparations left in a folder of datasets: what nobody has locked."""
     for left in folder.glob("*.partial-*"):
-        pid = left.name.rpartition("-")[2]
-        if pid == str(os.getpid()) or (pid.isdigit() and not Path(f"/proc/{pid}").exists()):
+        with suppress(OSError), (left / LOCK).open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left, ignore_errors=True)
 
 
 def _put_in_place(unfinished: Path, out_dir: Path) -> None:
-    """Renames; an older dataset is moved aside first and removed after."""
+    """Renames; an older dataset is moved aside first."""
     if out_dir.exists():
-        old = out_dir.with_name(f"{out_dir.name}.partial-old-{os.getpid()}")
-        out_dir.rename(old)
-        unfinished.rename(out_dir)
-        shutil.rmtree(old)
-    else:
-        unfinished.rename(out_dir)
+        out_dir.rename(unfinished / OLD)
+    (unfinished / NEW).rename(out_dir)

@@ -4,12 +4,14 @@ A history needs all of a user's rows, wherever they stand in the log: about 100 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
 
 import numpy as np
 import polars as pl
 
 from ctrkit.data.labels import LabelRule, TimeRule, group_ids
 from ctrkit.data.readers import Chunk, LogReader
+from ctrkit.errors import CtrkitError
 from ctrkit.schema import MISSING_INT, Feature, History
 from ctrkit.transforms.canonical import regroup
 
@@ -42,8 +44,39 @@ class HistoryRule:
         """
         by = chunk.frame[self.by]
         counts = self.where.values(chunk).cast(pl.Boolean) if self.where else pl.repeat(True, len(by), eager=True)
-        columns = (group_ids(by).set(by.is_null(), None), self.time.values(chunk), counts)
+        columns = (group_ids(by, f"features.{self.feature.name}.history.by").set(by.is_null(), None), self.time.values(chunk), counts)
         return [series.alias(name) for series, name in zip(columns, _hidden(self.feature), strict=True)]
+
+
+class PartTimes:
+    """When the rows of each part of the log lie, by the time of each history."""
+
+    def __init__(self, features: Sequence[Feature]) -> None:
+        self._when = {feature.name: _hidden(feature)[1] for feature in features if feature.history is not None}
+        self._spans: dict[tuple[str, str], tuple[float, float]] = {}
+
+    def add(self, part: str, frame: pl.DataFrame) -> None:
+        """Rows with the columns of ``HistoryRule.values``."""
+        for name, when in self._when.items() if frame.height else ():
+            times = frame[when].to_numpy()
+            first, last = self._spans.get((name, part), (np.inf, -np.inf))
+            self._spans[name, part] = (min(first, times.min()), max(last, times.max()))
+
+    def check(self) -> None:
+        """Training rows come before validation and test rows, and those of validation before those of test; they may share a time.
+
+        Raises:
+            CtrkitError: a part has rows later than the first of the next.
+        """
+        for name in self._when:
+            for earlier, later in combinations(("train", "valid", "test"), 2):
+                before, after = self._spans.get((name, earlier)), self._spans.get((name, later))
+                if before is not None and after is not None and before[1] > after[0]:
+                    raise CtrkitError(
+                        f"the history '{name}' would tell rows of data.{earlier} of clicks in data.{later}: data.{earlier} has rows later than "
+                        f"the first of data.{later}",
+                        "Give files that follow one another in time, or all of them as data.path with split.by: time",
+                    )
 
 
 class Histories:

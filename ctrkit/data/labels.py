@@ -1,11 +1,18 @@
 """From the log's columns to the label, the group id and the time of each row."""
 
-from collections.abc import Sequence
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import polars as pl
 
+from ctrkit.data.keys import check_key, plain_text
 from ctrkit.data.readers import Chunk, LogReader
 from ctrkit.errors import CtrkitError, nearest
+
+_OVER_ROWS = {"Agg", "Len", "Over", "Rank", "Quantile", "Correlation", "Explode", "Selector"}
+"""Polars' names for what takes or gives several rows or columns."""
 
 LABEL, GROUP, TIME = "@label", "@group", "@time"
 
@@ -27,7 +34,7 @@ class LabelRule:
         setting: where it stands in the config, for errors.
 
     Raises:
-        CtrkitError: no such column, or no expression.
+        CtrkitError: no such column, no expression, or one over several rows.
     """
 
     def __init__(self, text: str, reader: LogReader, task: str | None = None, setting: str = "label") -> None:
@@ -46,6 +53,11 @@ class LabelRule:
             raise CtrkitError(
                 f"{self._place}: '{text}' is neither a column nor an expression: {error}", nearest(text, available)
             ) from error
+        if not _of_single_rows(self._expression):
+            raise CtrkitError(
+                f"{self._place}: '{text}' is computed over several rows, those of the test among them",
+                "Write an expression of a row's own columns, such as 'rating >= 4', or compute it beforehand into a column of the log",
+            )
         self.columns = list(dict.fromkeys(self._expression.meta.root_names()))
         if not self.columns:
             raise CtrkitError(f"{self._place}: '{text}' names no column of the log", nearest(text, available))
@@ -106,6 +118,27 @@ class LabelRule:
             ) from error
 
 
+def _of_single_rows(expression: pl.Expr) -> bool:
+    """Whether each row's value comes from that row alone: no aggregate, no window, no list spread over rows."""
+    with warnings.catch_warnings(action="ignore"):  # that JSON is for looking at, not for keeping
+        tree = json.loads(expression.meta.serialize(format="json"))
+    return _OVER_ROWS.isdisjoint(_operations(tree))
+
+
+def _operations(node: Any) -> Iterator[str]:
+    """Names of all that an expression does, without its columns and literals."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, list):
+        for part in node:
+            yield from _operations(part)
+    elif isinstance(node, dict):
+        for name, content in node.items():
+            yield name
+            if name not in ("Column", "Literal"):
+                yield from _operations(content)
+
+
 def _first_non_number(series: pl.Series) -> int | None:
     """Index of the first cell that is neither null nor a number."""
     if series.dtype != pl.String:
@@ -163,6 +196,15 @@ class TimeRule:
             return pl.Series(self.column, [None] * len(raw), dtype=pl.Float64)
 
 
-def group_ids(values: pl.Series) -> pl.Series:
-    """A 64-bit hash of each value: equal for equal values, all that grouping needs."""
-    return values.cast(pl.String).fill_null("").hash(seed=0).reinterpret(signed=True).alias(GROUP)
+def group_ids(values: pl.Series, setting: str = "group") -> pl.Series:
+    """A 64-bit hash of each value: equal for equal values, all that grouping needs.
+
+    Args:
+        setting: where the column is named in the config, for errors.
+
+    Raises:
+        CtrkitError: the column is of a type that cannot be grouped by.
+    """
+    check_key(values.dtype, f"{setting}: '{values.name}'")
+    texts = values.to_frame().select(plain_text(values.name, values.dtype)).to_series()
+    return texts.fill_null("").hash(seed=0).reinterpret(signed=True).alias(GROUP)

@@ -6,8 +6,9 @@ from 1, the header not counted.
 """
 
 import csv
+import json
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 
 from ctrkit.config import Data, FileLayout, SideTable
 from ctrkit.data.files import find_files, format_of, line_blocks
+from ctrkit.data.keys import check_key, left_join
 from ctrkit.errors import CtrkitError, nearest
 
 CHUNK_ROWS = 250_000
@@ -67,9 +69,11 @@ class LogReader:
         self.needed = needed
         self.chunk_rows = chunk_rows
         self.numbers = numbers
+        self._later: set[str] = set()
+        """Keys of JSON lines that the beginning of the first file has not."""
 
     def columns(self) -> list[str]:
-        """Names of the log's columns, then of the side tables'. Reads the beginnings of files only.
+        """Names of the log's columns, then of the side tables'. Reads the beginnings of files only: JSON lines may have more keys.
 
         Raises:
             CtrkitError: a file is missing or broken, a join key is not there, a column comes twice.
@@ -91,7 +95,13 @@ class LogReader:
 
     def require(self, needed: Iterable[str]) -> None:
         """Raises CtrkitError, naming the nearest column, if one of ``needed`` is neither in the log nor in a side table."""
-        _require(needed, self.columns(), self.layout, self.files[0])
+        needed, names = list(needed), [*self.columns(), *self._later]
+        absent = set(needed).difference(names)
+        if absent and format_of(self.layout, self.files[0]) == "jsonl":
+            files = [file for file in self.files if format_of(self.layout, file) == "jsonl"]
+            self._later |= _later_keys(self.layout, files, absent)
+            names += self._later & absent
+        _require(needed, names, self.layout, self.files[0])
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
         for chunk in self.chunks():
@@ -110,7 +120,8 @@ class LogReader:
         for chunk in ahead(self._log_chunks(read, numbers)):
             frame = chunk.frame
             for key, table in tables:
-                frame = _join(frame, table, key)
+                check_key(frame.schema[key], f"data.joins: the key '{key}' in '{chunk.file}'")
+                frame = left_join(frame, table, key)
             yield Chunk(frame.select(needed), chunk.file, chunk.first_row)
 
     def _log_chunks(self, names: list[str], numbers: list[str]) -> Iterator[Chunk]:
@@ -156,7 +167,7 @@ def _header(layout: FileLayout, file: str) -> list[str]:
         case "parquet":
             return _parquet(file).schema_arrow.names
         case "jsonl":
-            block = next(line_blocks(file, quotes=False, size=_SAMPLE_BYTES), b"")
+            block = next(_json_blocks(layout, file, _SAMPLE_BYTES), b"")
             if not block:
                 raise CtrkitError(f"'{file}' is empty", "Check that it is the right file")
             return _json_frame(block, file, 1).columns
@@ -169,13 +180,16 @@ def _read(layout: FileLayout, file: str, names: list[str], chunk_rows: int, numb
         case "parquet":
             yield from _read_parquet(layout, file, names, chunk_rows)
         case "jsonl":
-            yield from _read_jsonl(file, names)
+            yield from _read_jsonl(layout, file, names)
         case _:
             yield from _Delimited(layout, file).frames(names, numbers)
 
 
 def _require(needed: Iterable[str], names: list[str], layout: FileLayout, file: str) -> None:
-    missing = [name for name in dict.fromkeys(needed) if name not in names]
+    needed, times = list(dict.fromkeys(needed)), Counter(names)
+    if twice := [name for name in needed if times[name] > 1]:
+        raise CtrkitError(f"'{file}' has the column '{twice[0]}' more than once", "Columns need one name each: rename one of them")
+    missing = [name for name in needed if name not in times]
     if not missing:
         return
     if len(names) == 1 and format_of(layout, file) in ("csv", "tsv"):
@@ -185,16 +199,6 @@ def _require(needed: Iterable[str], names: list[str], layout: FileLayout, file: 
             f"The separator may be wrong: set data.separator{looks}",
         )
     raise CtrkitError(f"no column '{missing[0]}' in '{file}'", nearest(missing[0], names))
-
-
-def _join(frame: pl.DataFrame, table: pl.DataFrame, key: str) -> pl.DataFrame:
-    if frame.schema[key] == table.schema[key]:
-        return frame.join(table, on=key, how="left", maintain_order="left")
-    text = pl.col(key).cast(pl.String)
-    joined = frame.with_columns(text.alias("@key")).join(
-        table.with_columns(text.alias("@key")).drop(key), on="@key", how="left", maintain_order="left"
-    )
-    return joined.drop("@key")
 
 
 def side_columns(join: SideTable, setting: str = "data.joins") -> list[str]:
@@ -212,12 +216,21 @@ def side_table(join: SideTable, wanted: set[str], setting: str = "data.joins") -
         setting: where the table is named in the config, for errors.
 
     Raises:
-        CtrkitError: no such file, or a key that is missing or there twice.
+        CtrkitError: no such file, no rows, files of several types, or a key that is missing, there twice or of a type that is none.
     """
     files = find_files(join.path, setting)
     names = [name for name in _header(join, files[0]) if name in wanted]
-    table = pl.concat([frame for file in files for frame in _read(join, file, names, CHUNK_ROWS)], how="vertical_relaxed")
+    frames = [frame for file in files for frame in _read(join, file, names, CHUNK_ROWS)]
+    if not frames:
+        raise CtrkitError(f"the side table '{join.path}' has no rows", f"Mend the file, or leave it out of {setting}")
+    try:
+        table = pl.concat(frames, how="vertical_relaxed")
+    except pl.exceptions.PolarsError as error:
+        raise CtrkitError(
+            f"the side table '{join.path}' has columns of several types: {str(error).splitlines()[0]}", "Write all its files alike"
+        ) from error
     key = table[join.on]
+    check_key(key.dtype, f"{setting}: the key '{join.on}' in '{join.path}'")
     if key.null_count():
         row = int(key.is_null().arg_max() or 0) + 1
         raise CtrkitError(f"row {row:,} of the side table '{join.path}' has no '{join.on}'", "Every row of a side table needs its key")
@@ -300,7 +313,13 @@ class _Delimited:
     def _split(self, line: bytes) -> list[str]:
         text = line.decode("utf8", errors="replace").rstrip("\r")
         quoting = csv.QUOTE_MINIMAL if self.quotes else csv.QUOTE_NONE
-        return next(csv.reader([text], delimiter=self.separator.decode(), quoting=quoting))
+        try:
+            return next(csv.reader([text], delimiter=self.separator.decode(), quoting=quoting))
+        except csv.Error as error:
+            raise CtrkitError(
+                f"the first line of '{self.file}' cannot be read, it begins with {text[:60]!r}: {error}",
+                "Check the file, and set data.format or data.separator",
+            ) from error
 
     def _blocks(self) -> Iterator[bytes]:
         """Blocks of UTF-8 with a separator of one byte, without the header."""
@@ -386,9 +405,30 @@ def _read_parquet(layout: FileLayout, file: str, names: list[str], chunk_rows: i
 # --- JSON lines ---
 
 
-def _read_jsonl(file: str, names: list[str]) -> Iterator[pl.DataFrame]:
+def _json_blocks(layout: FileLayout, file: str, size: int | None = None) -> Iterator[bytes]:
+    """Blocks of UTF-8."""
+    for block in line_blocks(file, quotes=False, size=size):
+        yield block.decode("latin-1").encode("utf8") if layout.encoding == "latin-1" else block
+
+
+def _later_keys(layout: FileLayout, files: Iterable[str], names: Iterable[str]) -> set[str]:
+    """Those of the names that some line of JSON has as a key; reads the files until all are found."""
+    wanted = {name: (orjson.dumps(name), json.dumps(name).encode()) for name in names}
+    found: set[str] = set()
+    for file in files:
+        row = 1
+        for block in _json_blocks(layout, file):
+            if any(spelling in block for name, spellings in wanted.items() if name not in found for spelling in spellings):
+                found |= wanted.keys() & _json_frame(block, file, row).columns
+            if len(found) == len(wanted):
+                return found
+            row += block.count(b"\n")
+    return found
+
+
+def _read_jsonl(layout: FileLayout, file: str, names: list[str]) -> Iterator[pl.DataFrame]:
     row = 1
-    for block in line_blocks(file, quotes=False):
+    for block in _json_blocks(layout, file):
         frame = _json_frame(block, file, row)
         absent = [pl.lit(None).alias(name) for name in names if name not in frame.columns]
         yield frame.with_columns(absent).select(names)
@@ -406,6 +446,7 @@ def _json_frame(block: bytes, file: str, first_row: int) -> pl.DataFrame:
                 wrong = str(found)
             if wrong:
                 raise CtrkitError(
-                    f"row {first_row + index:,} of '{file}' is not a JSON object: {wrong}", "JSON lines hold one {...} a line"
+                    f"row {first_row + index:,} of '{file}' is not a JSON object: {wrong}",
+                    "Set data.encoding: latin-1, or convert the file" if "UTF-8" in wrong else "JSON lines hold one {...} a line",
                 ) from error
         raise CtrkitError(f"'{file}' cannot be read as JSON lines after row {first_row:,}: {error}", "Give every key one type") from error

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from ctrkit.data.histories import Histories
+from ctrkit.data.histories import Histories, PartTimes
 from ctrkit.data.labels import TIME
 from ctrkit.schema import Feature, Kind, Vocabulary
 
@@ -50,6 +50,7 @@ class Scratch:
         self._features = features
         self.dictionaries = {f.name: Dictionary() for f in features if _has_dictionary(f)}
         self.part_rows: dict[Part, int] = {"path": 0, "train": 0, "valid": 0, "test": 0}
+        self._times = PartTimes(features)
         self._files: list[Path] = []
         self._waiting: list[pl.DataFrame] = []
         self._waiting_rows = 0
@@ -60,13 +61,19 @@ class Scratch:
 
     def append(self, part: Part, frame: pl.DataFrame) -> None:
         self.part_rows[part] += frame.height
+        self._times.add(part, frame)
         self._waiting.append(frame.with_columns(dictionary.codes(name) for name, dictionary in self.dictionaries.items()))
         self._waiting_rows += frame.height
         if self._waiting_rows >= FILE_ROWS:
             self._flush()
 
     def finish(self) -> None:
-        """To be called when all rows are there, before reading: makes the histories."""
+        """To be called when all rows are there, before reading: makes the histories.
+
+        Raises:
+            CtrkitError: the parts do not follow one another in time, and a history needs them to.
+        """
+        self._times.check()
         self._flush()
         targets = {feature.of for feature in self._features if feature.history is not None}
         texts = {name: dictionary.texts() for name, dictionary in self.dictionaries.items() if name in targets}

@@ -74,12 +74,15 @@ def simulate(
         progress: told the number of rows written so far.
 
     Raises:
-        CtrkitError: fewer than 1,000 rows, or files of an earlier log in ``out_dir``.
+        CtrkitError: fewer than 1,000 rows, files of an earlier log in ``out_dir``, or no folder can be made there.
     """
     if rows < 1000:
         raise CtrkitError(f"{rows} rows are too few to simulate", "Ask for at least 1,000")
     folder = Path(out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CtrkitError(f"the folder '{folder}' cannot be made: {error.strerror}", "Name a folder that can be written") from error
     if any(folder.glob("part-*")):
         raise CtrkitError(f"'{folder}' already holds a log", "Name another folder, or delete it")
     world = World(rows, seed)

@@ -1,11 +1,12 @@
 """Which split each row of a log is in, from what the config says of files and of ``split``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import cast
 
 import numpy as np
 import polars as pl
 
-from ctrkit.config import Experiment
+from ctrkit.config import Experiment, Split
 from ctrkit.data.labels import TIME
 from ctrkit.data.scratch import Scratch
 from ctrkit.data.splits import SPLITS, Cut, cut, in_passes, order_keys, random_keys, time_keys
@@ -20,14 +21,18 @@ class Splitter:
     """
 
     def __init__(self, experiment: Experiment, scratch: Scratch) -> None:
-        self._by = experiment.split.by if experiment.data.path is not None else "order"
+        self._by = experiment.split.by
         self._seed = experiment.split.seed
-        self._held_out: Cut | None = None
+        self._parts: Cut | None = None
+        """Of explicitly given files: where each ends."""
+        self._cut: Cut | None = None
+        """Of the log, or of the training files if there are none for validation."""
         if experiment.data.path is not None:
-            self._cut = cut(lambda: self._all_keys(scratch), scratch.rows, experiment.split)
+            self._cut = self._cut_first(scratch.rows, experiment.split, scratch)
+            self.rows = self._cut.rows
         else:
-            self._cut = self._cut_parts(experiment, scratch)
-        self.rows = self._cut.rows
+            self._parts = self._cut_parts(experiment, scratch)
+            self.rows = self._parts.rows
 
     def divide(self, frames: Iterator[pl.DataFrame]) -> Iterator[tuple[str, pl.DataFrame]]:
         """(split, some of its rows), over all rows of the log in order."""
@@ -44,25 +49,28 @@ class Splitter:
                     yield name, frame.filter(pl.Series(chosen))
 
     def _assign(self, first: int, frame: pl.DataFrame) -> np.ndarray:
-        if self._by == "time":
-            return self._cut.assign(time_keys(frame[TIME].to_numpy()))
-        if self._by == "random":
-            return self._cut.assign(random_keys(first, frame.height, self._seed))
-        assigned = self._cut.assign(order_keys(first, frame.height))
-        if self._held_out is not None:
-            valid = self._held_out.assign(random_keys(first, frame.height, self._seed)) == SPLITS.index("valid")
-            assigned[(assigned == SPLITS.index("train")) & valid] = SPLITS.index("valid")
+        by_key = None if self._cut is None else self._cut.assign(self._keys(first, frame))
+        if self._parts is None:
+            return cast(np.ndarray, by_key)
+        assigned = self._parts.assign(order_keys(first, frame.height))
+        if by_key is not None:
+            assigned[(assigned == SPLITS.index("train")) & (by_key == SPLITS.index("valid"))] = SPLITS.index("valid")
         return assigned
 
-    def _all_keys(self, scratch: Scratch) -> Iterator[np.ndarray]:
+    def _keys(self, first: int, frame: pl.DataFrame) -> np.ndarray:
+        return time_keys(frame[TIME].to_numpy()) if self._by == "time" else self._numbered(first, frame.height)
+
+    def _numbered(self, first: int, count: int) -> np.ndarray:
+        return random_keys(first, count, self._seed) if self._by == "random" else order_keys(first, count)
+
+    def _cut_first(self, rows: int, split: Split, scratch: Scratch) -> Cut:
+        """Cuts the log's first rows by their keys."""
         if self._by == "time":
-            return (time_keys(times) for times in scratch.times())
-        if self._by == "random":
-            return in_passes(lambda first, count: random_keys(first, count, self._seed), scratch.rows)
-        return in_passes(order_keys, scratch.rows)
+            return cut(lambda: _first(map(time_keys, scratch.times()), rows), rows, split)
+        return cut(lambda: in_passes(self._numbered, rows), rows, split)
 
     def _cut_parts(self, experiment: Experiment, scratch: Scratch) -> Cut:
-        """Explicit files come in the order train, valid, test. Without valid files, training rows are held out at random."""
+        """Explicit files come in the order train, valid, test. Without valid files, ``split`` holds some training rows out."""
         train, valid, test = (scratch.part_rows[part] for part in ("train", "valid", "test"))
         for part, count in (("train", train), ("valid", valid), ("test", test)):
             files = getattr(experiment.data, part)
@@ -71,6 +79,15 @@ class Splitter:
         rows = {"train": train, "valid": valid, "test": test}
         if experiment.data.valid is None:
             alone = experiment.split.model_copy(update={"test": 0.0})
-            self._held_out = cut(lambda: in_passes(lambda first, count: random_keys(first, count, self._seed), train), train, alone)
-            rows |= {"train": self._held_out.rows["train"], "valid": self._held_out.rows["valid"]}
+            self._cut = self._cut_first(train, alone, scratch)
+            rows |= {"train": self._cut.rows["train"], "valid": self._cut.rows["valid"]}
         return Cut(train, train + valid, rows)
+
+
+def _first(parts: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
+    """The first so many rows of parts that follow one another."""
+    for part in parts:
+        yield part[:rows]
+        rows -= len(part)
+        if rows <= 0:
+            return

@@ -1,7 +1,9 @@
 """What a training maximises."""
 
-import math
+import polars as pl
 
+from ctrkit.data.dataset import Dataset
+from ctrkit.data.labels import GROUP, label_columns
 from ctrkit.errors import CtrkitError
 
 
@@ -10,20 +12,34 @@ def monitored(metrics: dict[str, float], monitor: str) -> float:
 
     Args:
         monitor: ``training.monitor``.
+    """
+    match monitor:
+        case "logloss":
+            return -metrics["logloss"]
+        case "auc-logloss":
+            return metrics["auc"] - metrics["logloss"]
+        case _:
+            return metrics[monitor]
+
+
+def check_monitor(monitor: str, dataset: Dataset) -> None:
+    """Whether the labels of the valid split allow what is to be maximised; of several labels the main one.
 
     Raises:
         CtrkitError: it is not defined on that split.
     """
-    match monitor:
-        case "logloss":
-            value = -metrics["logloss"]
-        case "auc-logloss":
-            value = metrics["auc"] - metrics["logloss"]
-        case _:
-            value = metrics[monitor]
-    if math.isnan(value):
-        raise CtrkitError(
-            f"training.monitor '{monitor}' is undefined on the valid split: its labels are all of one class",
-            "Give the valid split more rows, check the label, or set training.monitor to logloss",
-        )
-    return value
+    if monitor == "logloss":
+        return
+    label = label_columns(dataset.inputs.tasks)[0]
+    valid = pl.scan_parquet(dataset.parts("valid"))
+    classes = pl.col(label).n_unique()
+    if valid.select(classes).collect().item() < 2:
+        why = "its labels are all of one class"
+    elif monitor == "gauc" and not valid.group_by(GROUP).agg(classes).select((pl.col(label) > 1).any()).collect().item():
+        why = f"no '{dataset.group}' has rows of both classes there, and groups of a single class have no AUC"
+    else:
+        return
+    raise CtrkitError(
+        f"training.monitor '{monitor}' is undefined on the valid split: {why}",
+        f"Give the valid split more rows, check the label{' and the group' if monitor == 'gauc' else ''}, or set training.monitor to logloss",
+    )

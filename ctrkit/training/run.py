@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 import ctrkit
 from ctrkit.config import Experiment
-from ctrkit.config_file import load_config
+from ctrkit.config_file import load_config, to_yaml
 from ctrkit.data.dataset import Dataset
 from ctrkit.drift import Bins, bins_of_numbers
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Inputs
+from ctrkit.training.monitor import check_monitor
 from ctrkit.training.tracking import without_nan
 
 CONFIG_FILE = "config.yaml"
@@ -72,16 +72,18 @@ def create_run(experiment: Experiment, dataset: Dataset, run_dir: Path | None = 
     """A new run folder holding config and dataset description; ``<output>/runs/<name>-<model>-<n>`` unless given.
 
     Raises:
-        CtrkitError: ``run_dir`` exists and is not empty, or cannot be made.
+        CtrkitError: ``run_dir`` exists and is not empty, or cannot be made, or what the training watches is undefined on the valid split.
     """
-    if run_dir is None:
-        run_dir = _next_folder(experiment)
-    elif run_dir.is_dir() and any(run_dir.iterdir()):
+    check_monitor(experiment.training.monitor, dataset)
+    if run_dir is not None and run_dir.is_dir() and any(run_dir.iterdir()):
         raise CtrkitError(f"the run folder '{run_dir}' is not empty", "Give a new folder, or resume the run in it")
     try:
+        if run_dir is None:
+            run_dir = _next_folder(experiment)
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CtrkitError(f"the run folder '{run_dir}' cannot be made: {error.strerror}", "Name a folder that can be written") from error
+        place = run_dir or _runs(experiment)
+        raise CtrkitError(f"the run folder '{place}' cannot be made: {error.strerror}", "Name a folder that can be written") from error
     target = run_dir / DATASET_FOLDER
     target.mkdir()
     shutil.copytree(dataset.path / "transforms", target / "transforms")
@@ -107,8 +109,7 @@ def read_score_bins(run_dir: Path) -> list[Bins]:
 
 def write_config(run_dir: Path, experiment: Experiment) -> None:
     """The experiment with every setting spelt out. The last file of a new run: a folder that has it is whole."""
-    text = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    _write(run_dir / CONFIG_FILE, text)
+    _write(run_dir / CONFIG_FILE, to_yaml(experiment))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -197,7 +198,8 @@ def find_unfinished(experiment: Experiment) -> Path:
 
 
 def check_same_training(run_dir: Path, experiment: Experiment, dataset: Dataset) -> None:
-    """Whether a run may be resumed with these settings: rates and limits may change, the model and its batches may not.
+    """Whether a run may be resumed with these settings: rates and limits may change, the model, its batches and what
+    is best may not.
 
     Raises:
         CtrkitError: naming the settings that differ.
@@ -226,6 +228,7 @@ def _fixed(experiment: Experiment) -> dict[str, Any]:
         "training.batch_size": training.batch_size,
         "training.seed": training.seed,
         "training.task_weights": training.task_weights,
+        "training.monitor": training.monitor,
     }
 
 
@@ -245,12 +248,13 @@ def _folders(experiment: Experiment) -> list[Path]:
 
 
 def _next_folder(experiment: Experiment) -> Path:
+    _runs(experiment).mkdir(parents=True, exist_ok=True)
     taken = _folders(experiment)
     number = int(taken[-1].name.rpartition("-")[2]) + 1 if taken else 1
     while True:
         path = _runs(experiment) / f"{_prefix(experiment)}-{number}"
         try:
-            path.mkdir(parents=True)
+            path.mkdir()
         except FileExistsError:  # another run started at the same moment
             number += 1
         else:

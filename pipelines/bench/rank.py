@@ -115,9 +115,11 @@ def quality(order: Sequence[str], truth: Sequence[Feature]) -> dict[str, float]:
 def _ours(folder: Path, truth: Sequence[Feature], rows: int, pairs: bool) -> dict[str, Any]:
     config = folder / "bench.yaml"
     names = ", ".join(feature.name for feature in truth)
-    pl.read_csv(folder / "data.csv", n_rows=10, infer_schema=False).write_csv(folder / "few.csv")
+    few = pl.read_csv(folder / "data.csv", n_rows=10, infer_schema=False)
+    for part in ("valid", "test"):
+        few.write_csv(folder / f"{part}.csv")
     config.write_text(
-        f"name: bench\ndata: {{train: {folder}/data.csv, valid: {folder}/few.csv, test: {folder}/few.csv}}\nlabel: label\n"
+        f"name: bench\ndata: {{train: {folder}/data.csv, valid: {folder}/valid.csv, test: {folder}/test.csv}}\nlabel: label\n"
         f"features: [{{name: [{names}], kind: categorical}}]\noutput: {folder}/out\n"
     )
     command = [

@@ -99,20 +99,60 @@ def test_what_comes_later_changes_no_earlier_history(tmp_path: Path) -> None:
     assert not differ[times < 60].any() and differ[times > 60].any()
 
 
-def test_histories_cross_files_and_follow_time_not_the_order_of_files(tmp_path: Path) -> None:
-    parts = {
-        "train": [("u1", "a", 1), ("u1", "b", 2), ("u2", "a", 1), ("u2", "b", 9)],
-        "valid": [("u1", "a", 3), ("u2", "b", 5)],
-        "test": [("u1", "b", 4), ("u2", "a", 6)],
-    }
+def write_parts(folder: Path, **parts: list[tuple[str, str, int]]) -> dict[str, str]:
+    """``data`` of files of (user, item, time)."""
     for name, rows in parts.items():
         frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
-        frame.with_columns(click=pl.Series([1, 0] * (len(rows) // 2))).write_csv(tmp_path / f"{name}.csv")
-    data = {name: str(tmp_path / f"{name}.csv") for name in parts}
+        frame.with_columns(click=pl.Series([1, 0] * (len(rows) // 2))).write_csv(folder / f"{name}.csv")
+    return {name: str(folder / f"{name}.csv") for name in parts}
+
+
+TRAIN = [("u1", "b", 2), ("u1", "a", 1), ("u2", "a", 1), ("u2", "b", 3)]
+
+
+def test_histories_cross_files_and_follow_time_not_the_order_of_rows(tmp_path: Path) -> None:
+    data = write_parts(tmp_path, train=TRAIN, valid=[("u1", "a", 4), ("u2", "b", 3)], test=[("u1", "b", 6), ("u2", "a", 5)])
     dataset = prepare(experiment(tmp_path, ITEMS["hashed text"], None, data=data, split={}), tmp_path / "out")
     a, b = pl.DataFrame({"item": ["a", "b"]}).select(dataset.transforms()["item"].to_polars()).to_series()
-    past = {name: pl.read_parquet(dataset.parts(name))["past"].to_list() for name in parts}
-    assert past == {"train": [[], [a], [], [a, b, a]], "valid": [[a, b], [a]], "test": [[a, b, a], [a, b]]}
+    past = {name: pl.read_parquet(dataset.parts(name))["past"].to_list() for name in data}
+    assert past == {"train": [[a], [], [], [a]], "valid": [[a, b], [a]], "test": [[a, b, a], [a, b, b]]}
+
+
+@pytest.mark.parametrize(
+    ("valid", "test", "problem"),
+    [
+        ((2, 4), (5, 6), "rows of data.train of clicks in data.valid"),
+        ((3, 4), (2, 6), "rows of data.train of clicks in data.test"),
+        (
+            (3, 7),
+            (6, 8),
+            "rows of data.valid of clicks in data.test: data.valid has rows later than the first of data.test. Give files that",
+        ),
+    ],
+)
+def test_files_that_do_not_follow_one_another_in_time_are_refused(
+    tmp_path: Path, valid: tuple[int, int], test: tuple[int, int], problem: str
+) -> None:
+    data = write_parts(
+        tmp_path, train=TRAIN, **{name: [("u1", "a", t) for t in times] for name, times in (("valid", valid), ("test", test))}
+    )
+    with pytest.raises(CtrkitError, match=problem):
+        prepare(experiment(tmp_path, ITEMS["hashed text"], None, data=data, split={}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_valid_files_the_latest_training_rows_are_held_out(tmp_path: Path) -> None:
+    split = {"by": "time", "column": "time", "valid": 1}
+    data = write_parts(tmp_path, train=TRAIN, test=[("u1", "b", 6), ("u2", "a", 5)])
+    dataset = prepare(experiment(tmp_path, ITEMS["hashed text"], None, data=data, split=split), tmp_path / "out")
+    assert dataset.rows == {"train": 3, "valid": 1, "test": 2}
+    a, b = pl.DataFrame({"item": ["a", "b"]}).select(dataset.transforms()["item"].to_polars()).to_series()
+    past = {name: pl.read_parquet(dataset.parts(name))["past"].to_list() for name in ("train", "valid", "test")}
+    assert past == {"train": [[a], [], []], "valid": [[a]], "test": [[a, b], [a, b]]}
+
+    data = write_parts(tmp_path, train=TRAIN, test=[("u1", "b", 6), ("u2", "a", 2)])
+    with pytest.raises(CtrkitError, match="data.train has rows later than the first of data.test"):
+        prepare(experiment(tmp_path, ITEMS["hashed text"], None, data=data, split=split), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +160,9 @@ def test_histories_cross_files_and_follow_time_not_the_order_of_files(tmp_path: 
     [
         ({"split": {"by": "random"}}, "needs split.by: time"),
         ({"split": {"by": "order"}}, "needs split.by: time"),
-        ({"data": {"train": "a.csv", "test": "b.csv"}, "split": {}}, "needs data.valid"),
+        ({"data": {"train": "a.csv", "test": "b.csv"}, "split": {}}, "needs data.valid, or split.by: time"),
+        ({"split": {"by": "time", "column": "day"}}, "features.past.history.time is 'time' and split.column is 'day'"),
+        ({"data": {"train": "a.csv", "test": "b.csv"}, "split": {"by": "time", "column": "day"}}, "split.column is 'day'"),
     ],
 )
 def test_a_split_that_lets_training_rows_see_the_test_is_refused(tmp_path: Path, overrides: dict[str, Any], message: str) -> None:
@@ -139,10 +181,12 @@ def test_a_split_that_lets_training_rows_see_the_test_is_refused(tmp_path: Path,
     ],
 )
 def test_a_wrong_column_is_named(tmp_path: Path, history: dict[str, str], message: str) -> None:
-    write_log(tmp_path / "log.csv")
+    data = {part: str(tmp_path / f"{part}.csv") for part in ("train", "valid", "test")}
+    for file in data.values():
+        write_log(Path(file))
     past = {"name": "past", "kind": "sequence", "of": "item", "history": history}
     with pytest.raises(CtrkitError, match=message):
-        prepare(experiment(tmp_path / "log.csv", features=[past, ITEMS["text"]]), tmp_path / "out")
+        prepare(experiment(tmp_path, data=data, split={}, features=[past, ITEMS["text"]]), tmp_path / "out")
 
 
 def test_a_history_that_the_log_has_is_not_made_anew(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Labels, times and groups from the columns of a log."""
 
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,35 @@ def test_a_label_that_names_nothing(tmp_path: Path, text: str, problem: str) -> 
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "rating >= AVG(rating)",
+        "MAX(click)",
+        "COUNT(*) > 1",
+        "rating > MEDIAN(rating) AND click = 1",
+        "QUANTILE_CONT(rating, 0.5) > 1",
+        "CORR(rating, click) > 0",
+        "RANK() OVER (ORDER BY rating) > 1",
+        "SUM(click) OVER (PARTITION BY rating) > 1",
+        "LAG(click) OVER (ORDER BY rating) = 1",
+        "CASE WHEN rating > 1 THEN 0 ELSE FIRST(click) END",
+        "UNNEST(tags) > 1",
+        "COLUMNS('r.*') > 1",
+    ],
+)
+def test_a_label_is_of_its_own_row(tmp_path: Path, text: str) -> None:
+    with pytest.raises(CtrkitError, match="label: '.*' is computed over several rows.* Write an expression of a row's own columns"):
+        rule_for(tmp_path, text, click=[0, 1], rating=[1.0, 2.0], tags=[[1], [2]])
+
+
+def test_columns_and_texts_may_have_the_names_of_operations(tmp_path: Path) -> None:
+    rule, chunk = rule_for(
+        tmp_path, "Len >= 2 AND \"Agg\" <> 'Rank' AND LOWER(Over) IN ('a', 'Len')", Len=[1, 2], Agg=["x", "y"], Over=["A", "A"]
+    )
+    assert rule.values(chunk).to_list() == [0, 1]
+
+
+@pytest.mark.parametrize(
     "times",
     [
         [3, 1, 2],
@@ -141,3 +170,19 @@ def test_groups_are_equal_where_values_are() -> None:
     assert ids.dtype == pl.Int64 and ids.null_count() == 0
     assert (ids[0] == ids[2]) and (ids[3] == ids[4]) and ids.n_unique() == 4
     assert group_ids(pl.Series([5, 2**40])).to_list() == group_ids(pl.Series(["5", str(2**40)])).to_list()
+
+
+def test_a_number_is_one_group_whatever_its_type() -> None:
+    whole = [5, 2**40]
+    assert group_ids(pl.Series("g", whole, pl.Float64)).to_list() == group_ids(pl.Series("g", whole)).to_list()
+    assert group_ids(pl.Series("g", [5.5, 5.0, float("nan"), float("inf"), None])).n_unique() == 5
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [([[1]], r"List\(Int64\)"), ([b"\xff"], "Binary"), ([timedelta(1)], "Duration")],
+    ids=["list", "binary", "duration"],
+)
+def test_what_cannot_be_grouped_by(values: list[Any], dtype: str) -> None:
+    with pytest.raises(CtrkitError, match=f"group: 'g' is of type {dtype}.* It must be text, numbers or dates"):
+        group_ids(pl.Series("g", values))

@@ -214,6 +214,18 @@ def test_large_ids_stay_distinct_from_their_neighbours(tmp_path: Path) -> None:
         assert rows_of(dataset, "test")["id"].to_list() == rows_of(dataset, "train")["id"].head(8).to_list()
 
 
+def test_a_group_that_is_a_feature_too_is_the_same_in_every_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell such as "6 " makes a numeric column's block text."""
+    monkeypatch.setattr("ctrkit.data.files.BLOCK_BYTES", 1000)
+    path = tmp_path / "log.csv"
+    cells = ["6 " if row == 900 else str(row % 5) for row in range(1000)]
+    path.write_text("click,age\n" + "".join(f"{row % 2},{age}\n" for row, age in enumerate(cells)))
+    settings = experiment(path, features=[{"name": "age", "kind": "numeric"}], group="age", split={"by": "order"})
+    dataset = prepare(settings, tmp_path / "out")
+    groups = [group for split in ("train", "valid", "test") for group in rows_of(dataset, split)["@group"]]
+    assert len(set(groups)) == 6
+
+
 # --- the dataset's place ---
 
 

@@ -3,9 +3,14 @@
 import csv
 import gzip
 import json
+from datetime import date, datetime
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,6 +57,10 @@ LAYOUTS = {
     "latin.csv": (lines(";").encode("latin-1"), {"separator": ";", "encoding": "latin-1"}),
     "log.txt": (lines("\t"), {"format": "tsv"}),
     "log.jsonl": ("".join(json.dumps(dict(zip(NAMES, row, strict=True))) + "\n" for row in ROWS), {}),
+    "latin.jsonl": (
+        "".join(json.dumps(dict(zip(NAMES, row, strict=True)), ensure_ascii=False) + "\n" for row in ROWS).encode("latin-1"),
+        {"encoding": "latin-1"},
+    ),
     "log.jsonl.gz": ("".join(json.dumps(dict(zip(NAMES, row, strict=True))) + "\n" for row in ROWS), {}),
 }
 
@@ -162,6 +171,42 @@ def test_a_side_table_may_hang_on_another_and_keys_may_differ_in_type(tmp_path: 
     assert read(["land"], **data).rows() == [("DE",), ("IT",)]
 
 
+def test_numbers_and_dates_join_whatever_their_types(tmp_path: Path) -> None:
+    """Such as a column of whole numbers with a hole in it, which pandas writes as 5.0."""
+    day = date(2024, 1, 5)
+    users = {"int": [5, 6], "float": [5.0, 6.5], "text": ["5", "6"], "day": [day, date(2024, 1, 6)]}
+    logs = {"int": [7, 5], "float": [None, 5.0], "text": ["7", "5"], "day": [None, datetime(2024, 1, 5)]}
+    for (mine, log), (its, keys) in product(logs.items(), users.items()):
+        if (mine == "day") != (its == "day"):
+            continue
+        pl.DataFrame({"key": log}).write_parquet(tmp_path / "log.parquet")
+        pl.DataFrame({"key": keys, "age": [30, 40]}).write_parquet(tmp_path / "users.parquet")
+        data = {"path": str(tmp_path / "log.parquet"), "joins": [{"path": str(tmp_path / "users.parquet"), "on": "key"}]}
+        assert read(["age"], **data)["age"].to_list() == [None, 30], (mine, its)
+
+
+@pytest.mark.parametrize(
+    ("log", "users", "problem"),
+    [
+        ({"user": [["a"]]}, {"user": ["a"], "age": [1]}, r"data.joins: the key 'user' in '.*log.parquet' is of type List\(String\)"),
+        ({"user": ["a"]}, {"user": [["a"]], "age": [1]}, r"data.joins: the key 'user' in '.*users1.parquet' is of type List\(String\)"),
+        ({"user": ["a"]}, {"user": [], "age": []}, "the side table '.*users1.parquet' has no rows. Mend the file, or leave it out"),
+    ],
+)
+def test_side_tables_whose_keys_are_none(tmp_path: Path, log: dict[str, Any], users: dict[str, Any], problem: str) -> None:
+    pl.DataFrame(log).write_parquet(tmp_path / "log.parquet")
+    pl.DataFrame(users).write_parquet(tmp_path / "users1.parquet")
+    with pytest.raises(CtrkitError, match=problem):
+        read(path=str(tmp_path / "log.parquet"), joins=[{"path": str(tmp_path / "users1.parquet"), "on": "user"}])
+
+
+def test_a_side_table_of_files_that_differ_in_type(tmp_path: Path) -> None:
+    pl.DataFrame({"user": ["a"], "age": [1]}).write_parquet(tmp_path / "users1.parquet")
+    pl.DataFrame({"user": ["b"], "age": [[1]]}).write_parquet(tmp_path / "users2.parquet")
+    with pytest.raises(CtrkitError, match="columns of several types.* Write all its files alike"):
+        read(path=write(tmp_path / "log.csv", "user\na\n"), joins=[{"path": str(tmp_path / "users?.parquet"), "on": "user"}])
+
+
 @pytest.mark.parametrize(
     ("users", "problem"),
     [
@@ -169,6 +214,7 @@ def test_a_side_table_may_hang_on_another_and_keys_may_differ_in_type(tmp_path: 
         ("user,y\na,1\n", "the columns y are both in the log and in"),
         ("user,age\na,1\n,2\n", "row 2 of the side table"),
         ("usr,age\na,1\n", "no column 'user'"),
+        ("user,age\n", "the side table '.*users.csv' has no rows"),
     ],
 )
 def test_side_tables_that_cannot_be_joined(tmp_path: Path, users: str, problem: str) -> None:
@@ -214,6 +260,14 @@ BROKEN = {
         "set data.separator",
     ),
     "a misspelt column": ("log.csv", "a,bb,c\n1,2,3\n", {}, "no column 'b' in '.*log.csv'", "Did you mean 'bb'"),
+    "a first field of no end": ("log.csv", "x" * 200_000 + "\n", {}, "the first line of '.*log.csv' cannot be read", "set data.format"),
+    "JSON lines not in UTF-8": (
+        "log.jsonl",
+        b'{"a": "\xeb", "b": 2, "c": 3}\n',
+        {},
+        "row 1 of .* not valid UTF-8",
+        "data.encoding: latin-1",
+    ),
     "no parquet": ("log.parquet", "a,b,c\n", {}, "'.*log.parquet' is not a readable Parquet file", "data.format"),
     "a bad JSON line": (
         "log.jsonl",
@@ -272,6 +326,27 @@ def test_a_missing_column_in_a_later_file_names_that_file(tmp_path: Path) -> Non
     write(tmp_path / "2.csv", "a,c\n1,2\n")
     with pytest.raises(CtrkitError, match="no column 'b' in '.*2.csv'"):
         read(path=str(tmp_path / "*.csv"))
+
+
+def test_a_parquet_column_that_is_there_twice_can_be_left_alone(tmp_path: Path) -> None:
+    pq.write_table(pa.table([[1, 2], [3, 4], [0, 1]], names=["a", "a", "click"]), tmp_path / "log.parquet")
+    assert read(["click"], path=str(tmp_path / "log.parquet"))["click"].to_list() == [0, 1]
+    for needed in (["a", "click"], None):
+        with pytest.raises(CtrkitError, match="'.*log.parquet' has the column 'a' more than once. Columns need one name each"):
+            read(needed, path=str(tmp_path / "log.parquet"))
+
+
+def test_a_json_key_may_appear_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctrkit.data.readers._SAMPLE_BYTES", 20)
+    monkeypatch.setattr(files, "BLOCK_BYTES", 20)
+    first = write(tmp_path / "1.jsonl", '{"a": 1, "b": "promo"}\n{"a": 2, "b": "zoë"}\n{"a": 3, "promo": "x"}\n')
+    second = write(tmp_path / "2.jsonl", '{"a": 4, "zo\\u00eb": 7}\n')
+    reader = open_log(Data(path=(first, second)), ["a", "promo", "zoë"])
+    expected = [(1, None, None), (2, None, None), (3, "x", None), (4, None, 7)]
+    assert pl.concat(reader, how="vertical_relaxed").rows() == expected
+    reader.require(["promo"])
+    with pytest.raises(CtrkitError, match="no column 'prom' in '.*1.jsonl'. Did you mean 'promo'"):
+        reader.require(["prom"])
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:

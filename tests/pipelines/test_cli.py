@@ -208,10 +208,15 @@ def test_version() -> None:
         (["score", "BUNDLE", "nothing.csv"], "no file at 'nothing.csv'"),
         (["serve", "nothing"], "nothing"),
         (["data", "simulate", "--out", "LOG"], "already holds a log"),
+        (["data", "simulate", "--out", "CONFIG"], "cannot be made: File exists. Name a folder that can be written"),
+        (["quickstart", "--out", "CONFIG"], "cannot be made: Not a directory. Name a folder that can be written"),
+        (["tune", "CONFIG", "--out", "CONFIG"], "cannot be made: File exists. Give an --out that can be written"),
+        (["validate", "PART"], "cannot be read: Not a directory. Check the path"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(journey, ctrkit: Callable, arguments: list[str], expected: str) -> None:
     places = {"CONFIG": journey.config, "RUN": journey.run, "BUNDLE": journey.bundle, "LOG": journey.folder / "log"}
+    places["PART"] = journey.config / "part.yaml"
     said = ctrkit(*(places.get(a, a) for a in arguments))
     assert said.status == 2
     (line,) = [line for line in said.stderr.splitlines() if line.startswith("error: ")]

@@ -35,7 +35,7 @@ def frame() -> pl.DataFrame:
 
 CONFIG = """
 name: shop
-data: {train: FOLDER/train.csv, valid: FOLDER/other.csv, test: FOLDER/other.csv}
+data: {train: FOLDER/train.csv, valid: FOLDER/valid.csv, test: FOLDER/test.csv}
 label: click
 features:
   - {name: [item, shop, site, noise], kind: categorical}
@@ -50,7 +50,8 @@ output: FOLDER/out
 @pytest.fixture
 def config(tmp_path: Path, frame: pl.DataFrame) -> Path:
     frame.write_csv(tmp_path / "train.csv")
-    frame.head(400).write_csv(tmp_path / "other.csv")
+    for name in ("valid", "test"):
+        frame.head(400).write_csv(tmp_path / f"{name}.csv")
     (tmp_path / "shop.yaml").write_text(CONFIG.replace("FOLDER", str(tmp_path)))
     return tmp_path / "shop.yaml"
 

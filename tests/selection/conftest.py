@@ -18,9 +18,10 @@ def experiment_of(frame: pl.DataFrame, folder: Path, features: list[dict[str, An
     """One whose training rows are all rows of the frame; by default all its columns but ``label`` are categorical features."""
     folder.mkdir(parents=True, exist_ok=True)
     frame.write_parquet(folder / "train.parquet")
-    frame.head(2).write_parquet(folder / "other.parquet")
+    for name in ("valid", "test"):
+        frame.head(2).write_parquet(folder / f"{name}.parquet")
     named = features or [{"name": name, "kind": "categorical"} for name in frame.columns if name != "label"]
-    data = {"train": str(folder / "train.parquet"), "valid": str(folder / "other.parquet"), "test": str(folder / "other.parquet")}
+    data = {name: str(folder / f"{name}.parquet") for name in ("train", "valid", "test")}
     return Experiment.model_validate({"name": "small", "data": data, "label": "label", "features": named, "output": str(folder), **changes})
 
 
