@@ -16,6 +16,8 @@ paper has no budget; here it is met by rows: under each candidate those with the
 room for (see ``ctrkit.embeddings.compression.kept``), however many are above their thresholds. The first generation holds full width
 everywhere, and else what the paper draws. The paper's 30 generations of 20 would take longer than the training of a small log.
 
+With these rates, the paper's, thresholds hardly move on short logs, and rows are kept by their norm (docs/benchmarks/compression.md).
+
 What is left is trained on from the supernet's weights, as in that benchmark; the authors' program goes back to its first ones,
 which gave .002 to .003 less test AUC on Frappe at a tenth of the bytes.
 """

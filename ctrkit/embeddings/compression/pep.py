@@ -7,8 +7,8 @@ The paper trains until the thresholds have pruned enough; what they leave is tra
 so is the network. Thresholds start so low that they take nothing off, and the loss hardly sees them there: what makes them rise is the weight
 decay that the authors' Adam has on all it trains (https://github.com/ssui-liu/learnable-embed-sizes-for-RecSys), by about their rate a step,
 until numbers that the loss needs hold them back. Theirs take 15,000 steps, a part of an epoch of the whole of Criteo but hundreds of a log of
-64,000 rows, which is learned by heart in one; here the rate is such that thirty do. (On that log with a rate of 0.01 no threshold had come
-far enough to be seen, and the mask was that of magnitude: at a tenth of the bytes test AUC .7621, .7641 so.)
+64,000 rows, which is learned by heart in one; here the rate is such that thirty do. (With a rate of 0.01 none comes far enough to be seen
+there, and the mask is that of magnitude; docs/benchmarks/compression.md has both.)
 
 Thresholds of ids are a table, which is trained by the tables' optimizer: what it holds is stretched, or they would not come far either.
 
