@@ -4,6 +4,7 @@ The files of an index are never written to. A change makes a new ``View`` and pu
 a view sees all of a change or nothing of it.
 """
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -23,6 +24,8 @@ from serving.problems import InvalidBody, TooLarge
 
 if TYPE_CHECKING:
     import polars as pl
+
+log = logging.getLogger("ctrkit.serving")
 
 Row = dict[str, Any]
 
@@ -178,6 +181,7 @@ class Misfit(CtrkitError):
 
     Attributes:
         version: which one.
+        key: of the item.
         error: what is wrong with which row of the change.
     """
 
@@ -185,6 +189,7 @@ class Misfit(CtrkitError):
         field = "" if error.field is None else f", field {error.field!r}"
         super().__init__(f"version {version} cannot take the item {key!r}{field}: {error.reason}")
         self.version = version
+        self.key = key
         self.error = error
 
 
@@ -257,7 +262,9 @@ class Changes:
     def _read(self) -> None:
         news = self._journal.news() if self._journal is not None else None
         if news:
-            self._put(news)
+            for shelf in self._shelves:
+                shelf.view = _of_others(shelf, news)
+            self._remember(news)
 
     def _make(self, rows: Mapping[Any, Row | None]) -> None:
         """A change of our own: shown if it can be kept, or not at all."""
@@ -268,15 +275,18 @@ class Changes:
                 "Export and index a catalogue that has them and restart the service, or raise max_changed_items",
             )
         if rows:
-            self._put(rows, self._journal)
+            self._put(rows)
 
-    def _put(self, rows: Mapping[Any, Row | None], journal: Journal | None = None) -> None:
+    def _put(self, rows: Mapping[Any, Row | None]) -> None:
         """All versions show the change, once nothing can fail any more."""
         views = [(shelf, _changed(shelf, rows)) for shelf in self._shelves]
-        if journal is not None:
-            journal.append(rows)
+        if self._journal is not None:
+            self._journal.append(rows)
         for shelf, view in views:
             shelf.view = view
+        self._remember(rows)
+
+    def _remember(self, rows: Mapping[Any, Row | None]) -> None:
         self._rows = {key: row for key, row in self._rows.items() if key not in rows} | dict(rows)
 
 
@@ -290,6 +300,17 @@ def _changed(shelf: Shelf, rows: Mapping[Any, Row | None]) -> View:
         return view.with_items(*shelf.encoded(there))
     except RowError as error:
         raise Misfit(shelf.version, list(there)[error.row or 0], error) from None
+
+
+def _of_others(shelf: Shelf, rows: Mapping[Any, Row | None]) -> View:
+    """What a version shows after a change of another process, which may have newer versions: an item that it cannot take is hidden."""
+    fitting = dict(rows)
+    while True:
+        try:
+            return _changed(shelf, fitting)
+        except Misfit as misfit:
+            log.warning("item is hidden", extra={"version": misfit.version, "reason": str(misfit)})
+            fitting[misfit.key] = None
 
 
 def _refusal(misfit: Misfit, asked: int) -> InvalidBody:

@@ -298,9 +298,7 @@ def test_users_are_not_multiplied_by_candidates_without_bound(own: Path) -> None
         assert len(items(address, user={"likes": 7, "recent": [1] * 10_000}, k=2, **asked)) == 2, "the ranker does not read this"
 
 
-def test_an_item_that_an_older_version_cannot_take_is_named(own: Path) -> None:
-    """Its colours are numbers: a service that starts loads both versions."""
-    folder = own / "shop" / "1"
+def colours_are_numbers(folder: Path) -> None:
     graph = onnx.load(folder / ITEM_FILE)
     (colour,) = [one for one in graph.graph.input if one.name == "colour"]
     colour.type.tensor_type.elem_type = onnx.TensorProto.INT64
@@ -309,6 +307,11 @@ def test_an_item_that_an_older_version_cannot_take_is_named(own: Path) -> None:
     catalogue.with_columns(colour=pl.lit(1, pl.Int64)).write_parquet(folder / ITEMS_FILE)
     features = tuple(f.model_copy(update={"dtype": "int"}) if f.name == "colour" else f for f in ITEM_FEATURES)
     rewrite(folder, item_features=features)
+
+
+def test_an_item_that_an_older_version_cannot_take_is_named(own: Path) -> None:
+    """A service that starts loads both versions."""
+    colours_are_numbers(own / "shop" / "1")
     write_towers(own, "shop", 2, VECTORS)
     with service(own, ServingSettings(poll_s=0)) as address:
         assert httpx.get(f"{address}/v1/models/shop").json()["versions"] == [1, 2]
@@ -551,6 +554,22 @@ def test_a_journal_keeps_changes_and_processes_share_it(own: Path) -> None:
     with service(own, settings) as again:
         assert httpx.get(f"{again}/v1/models/shop").json()["items"] == {"indexed": ITEMS, "hidden": 2, "added": 1}
         assert items(again, user={"likes": 7}, k=1) == [ITEMS + 7] and items(again, user={"likes": 9}, allow=[9]) == []
+
+
+def test_an_item_of_another_process_that_a_version_cannot_take_is_hidden_there(tmp_path: Path) -> None:
+    """As while a new version is rolled out, one service after the other."""
+    settings = ServingSettings(poll_s=0, journal=tmp_path / "kept")
+    for repo, version in (("before", 1), ("after", 2)):
+        write_towers(tmp_path / repo, "shop", version, VECTORS)
+    colours_are_numbers(tmp_path / "before" / "shop" / "1")
+    with service(tmp_path / "before", settings) as before, service(tmp_path / "after", settings) as after:
+        one, other = ITEMS + 7, 2 * ITEMS + 7
+        change(before, "upsert", [{"item": one, "boost": 2}])
+        change(after, "upsert", [{"item": one, "colour": "gold", "boost": 2}, {"item": other, "boost": 1}, {"item": 5}])
+        assert items(after, user={"likes": 7}, k=2) == [one, other]
+        assert items(before, user={"likes": 7}, k=2) == [other, 7]
+        change(after, "upsert", [{"item": one, "boost": 2}])
+        assert items(before, user={"likes": 7}, k=2) == [one, other]
 
 
 def test_writers_of_several_processes_agree(own: Path) -> None:
