@@ -77,8 +77,8 @@ class SoftThreshold(FullTable):
 
     def penalty(self) -> Tensor:
         """Of thresholds of ids the mean over those looked up."""
-        squares = self.looked_up.square()
-        return self.decay / 2 * (squares.mean() if self.of_ids else squares.sum())
+        squares = self.looked_up.square().sum()
+        return self.decay / 2 * (squares / max(1, len(self.looked_up)) if self.of_ids else squares)
 
     def stored(self, parts: Mapping[str, Tensor]) -> nn.Module:
         """Of the search itself: its zeros left out, whatever the budget."""
