@@ -25,6 +25,9 @@ def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
     """`did you mean 'x'` for a misspelt word, whatever its case, or the list of what is known."""
     import difflib
 
+    if not known:
+        return "There are none"
+
     lower: dict[str, str] = {}
     for name in known:
         lower.setdefault(name.lower(), name)

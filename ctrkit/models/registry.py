@@ -192,7 +192,9 @@ def _checked(name: str, settings: dict[str, Any]) -> tuple[type[RankingModel], A
     try:
         return model, model.Settings.model_validate(settings)
     except ValidationError as error:
-        raise CtrkitError(f"model '{name}': {explain(error, model.Settings)}") from error
+        unknown = any(finding["type"] == "extra_forbidden" for finding in error.errors())
+        whole = "Settings of another model go if the model is given whole: --set 'model={name: ...}'" if unknown else ""
+        raise CtrkitError(f"model '{name}': {explain(error, model.Settings)}", whole) from error
 
 
 def _entries() -> dict[str, _Entry]:

@@ -96,6 +96,10 @@ def test_every_setting_of_every_model_is_checked(info: ModelInfo, config: Callab
         (["model.name=optfs", "model.base=deepfn"], "Did you mean 'deepfm'?"),
         (["model.name=optfs", "model.base=optfs"], "has a search of its own"),
         (["model.name=optfs", "model.base_settings={heads: 3}"], "unknown key 'heads'"),
+        (
+            ["model={name: fm, hidden: [8]}"],
+            "unknown key 'hidden'. There are none. Settings of another model go if the model is given whole",
+        ),
         (["training.monitor=gauc"], "Set 'group' to a column"),
         (["training.batch_size=0"], "training.batch_size"),
         (["training.learning_rate=-1"], "training.learning_rate"),
