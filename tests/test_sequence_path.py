@@ -97,7 +97,7 @@ def test_attention_finds_what_a_mean_blurs(runs: dict[str, Path]) -> None:
     assert all(auc[name] > auc["dnn"] + 0.02 for name in RUNS if name != "dnn"), auc
 
 
-@pytest.mark.parametrize("name", [*RUNS[:-1], pytest.param(RUNS[-1], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [name if name in ("din", "bst unified") else pytest.param(name, marks=pytest.mark.slow) for name in RUNS])
 def test_every_step_predicts_the_same(name: str, runs: dict[str, Path], log: Path, tmp_path: Path) -> None:
     trained = predict_split(runs[name], "test").probabilities
     exported = export_run(runs[name], tmp_path / "repo")

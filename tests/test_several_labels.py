@@ -232,7 +232,7 @@ def test_model_and_labels_must_fit(log: Path, tmp_path: Path, model: str, label:
 # --- export, score, serve
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [m if m == "ple" else pytest.param(m, marks=pytest.mark.slow) for m in MODELS])
 def test_every_step_predicts_the_same(model: str, log: Path, trained: Callable[[str], RunResult], tmp_path: Path) -> None:
     result = trained(model)
     expected = predict_split(result.run, "test").probabilities

@@ -138,7 +138,7 @@ def test_the_training_rows_do_not_drift(log: Path, dataset: Dataset, tmp_path: P
     assert set(drift) == set(names) and max(drift.values()) < 1e-3, drift
 
 
-@pytest.mark.parametrize("model", ["lr", "autoint", pytest.param("deepfm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model", ["autoint", *(pytest.param(model, marks=pytest.mark.slow) for model in ("lr", "deepfm"))])
 def test_numbers_alone_make_the_way_too(model: str, log: Path, tmp_path: Path) -> None:
     """No id field, so no table."""
     settings = experiment(log, model)

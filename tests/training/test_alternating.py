@@ -125,7 +125,7 @@ def killed_at(call: int) -> Iterator[None]:
             yield
 
 
-@pytest.mark.parametrize("method", ["autosrh", "autodim"])
+@pytest.mark.parametrize("method", ["autodim", pytest.param("autosrh", marks=pytest.mark.slow)])
 def test_resumed_after_a_kill_between_turns_it_is_the_same_search(
     method: str, experiment: Callable[..., Experiment], dataset: Dataset, tmp_path: Path
 ) -> None:

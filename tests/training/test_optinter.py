@@ -119,7 +119,7 @@ class Killed(BaseException):
     """Stands for a kill: nothing in the code under test catches it."""
 
 
-@pytest.mark.parametrize("call", [20, 60], ids=["in the search", "after it"])
+@pytest.mark.parametrize("call", [20, pytest.param(60, marks=pytest.mark.slow)], ids=["in the search", "after it"])
 def test_resumed_after_a_kill_it_is_the_same_run(call: int, folder: Path, dataset: Dataset, tmp_path: Path) -> None:
     settings = experiment(folder, tmp_path, search_epochs=2)
     whole, _ = run(settings, dataset, run_dir=tmp_path / "whole")

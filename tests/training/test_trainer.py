@@ -26,6 +26,7 @@ from ctrkit.training.trainer import train
 Make = Callable[..., Experiment]
 STEPS = 15
 """Of an epoch: 1800 training rows in batches of 128."""
+SLOW = pytest.mark.slow
 
 
 class Killed(BaseException):
@@ -159,7 +160,7 @@ def test_predictions_come_in_the_order_of_the_split(dataset: Dataset, uninterrup
     np.testing.assert_allclose(predictions.probabilities, predict_split(uninterrupted.run, "valid").probabilities, atol=1e-6)
 
 
-@pytest.mark.parametrize("step", [1, 7, STEPS, STEPS + 1, 2 * STEPS + 9, 3 * STEPS])
+@pytest.mark.parametrize("step", [1, STEPS, 2 * STEPS + 9, *(pytest.param(step, marks=SLOW) for step in (7, STEPS + 1, 3 * STEPS))])
 def test_resumed_after_a_kill_at_any_step_it_is_the_same_run(
     experiment: Make, dataset: Dataset, uninterrupted: RunResult, step: int
 ) -> None:
@@ -173,7 +174,7 @@ def test_resumed_after_a_kill_at_any_step_it_is_the_same_run(
     assert (int(resumed[1]) if resumed else 0) >= step - 1 - 4
 
 
-@pytest.mark.parametrize("write", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("write", [1, 3, *(pytest.param(write, marks=SLOW) for write in (2, 5, 8))])
 def test_resumed_after_a_kill_while_writing_it_is_the_same_run(
     experiment: Make, dataset: Dataset, uninterrupted: RunResult, write: int
 ) -> None:
@@ -183,7 +184,7 @@ def test_resumed_after_a_kill_while_writing_it_is_the_same_run(
     assert_same(run(settings, dataset, resume=True)[0], uninterrupted)
 
 
-@pytest.mark.parametrize("name", ["predict", "learning_curve", "write_json"])
+@pytest.mark.parametrize("name", ["predict", "write_json", pytest.param("learning_curve", marks=SLOW)])
 def test_resumed_after_a_kill_at_the_end_it_is_the_same_run(
     experiment: Make, dataset: Dataset, uninterrupted: RunResult, name: str
 ) -> None:
@@ -197,8 +198,8 @@ def test_resumed_after_a_kill_at_the_end_it_is_the_same_run(
     ("embedding", "training"),
     [
         ({"optimizer": "adam", "learning_rate": 0.01, "l2": 1e-3, "l2_rows": "all"}, {"optimizer": "adamw", "decay": "cosine"}),
-        ({"optimizer": "rowwise_adagrad", "l2": 1e-4}, {"optimizer": "adagrad", "warmup_steps": 20}),
-        ({"optimizer": "sgd"}, {"optimizer": "sgd", "decay": "plateau"}),
+        pytest.param({"optimizer": "rowwise_adagrad", "l2": 1e-4}, {"optimizer": "adagrad", "warmup_steps": 20}, marks=SLOW),
+        pytest.param({"optimizer": "sgd"}, {"optimizer": "sgd", "decay": "plateau"}, marks=SLOW),
     ],
 )
 def test_every_optimizer_resumes_bit_for_bit(experiment: Make, dataset: Dataset, embedding: dict, training: dict, tmp_path: Path) -> None:
