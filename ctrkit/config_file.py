@@ -121,14 +121,27 @@ def dump_yaml(tree: object) -> str:
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
+def read_pair(text: str, option: str, example: str) -> tuple[str, Any]:
+    """Key and value of ``key=value`` on the command line, the value as YAML has it.
+
+    Args:
+        option: that it was given with.
+        example: of a pair, for who wrote something else.
+
+    Raises:
+        CtrkitError: no key, no value, or a value that is no YAML.
+    """
+    key, equals, value = text.partition("=")
     if not equals or not key:
-        raise CtrkitError(f"--set {override} has no value", "Write --set key.sub=value, such as --set training.epochs=3")
+        raise CtrkitError(f"{option} {text} has no value", f"Write {option} {example}")
     try:
-        value = yaml.load(text, _Loader)
+        return key, yaml.load(value, _Loader)
     except yaml.YAMLError as error:
-        raise CtrkitError(f"the value of --set {override} cannot be read as YAML", "Quote it") from error
+        raise CtrkitError(f"the value of {option} {text} cannot be read as YAML", "Quote it") from error
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, value = read_pair(override, "--set", "key.sub=value, such as --set training.epochs=3")
     parts = key.split(".")
     node: Any = tree
     for depth, part in enumerate(parts[:-1]):

@@ -178,16 +178,26 @@ def retrieval(
             show_default=False,
         ),
     ] = None,
+    peer_settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--peer-set", metavar="KEY=VALUE", help="A setting of RecBole's, as learning_rate=0.005. Repeatable.", show_default=False
+        ),
+    ] = None,
     out: Out = Path("out/bench-retrieval"),
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
     """Retrieval methods x data x seeds x shares of the training events, over the full catalogue and by slices."""
     with training_terminal(json) as screen:
+        from pipelines.bench.recbole import RecBole, parse_settings
         from pipelines.bench.retrieval import bench_retrieval
 
+        if peer_settings and peer is None:
+            raise CtrkitError("--peer-set is for RecBole, and no Python that has it is named", "Name it: --peer-python PYTHON")
+        recbole = None if peer is None else RecBole(peer, parse_settings(peer_settings or []))
         say = screen.console.print
-        screen.result(bench_retrieval(configs, overrides or [], method or [], seeds, share or [], out, say, peer))
+        screen.result(bench_retrieval(configs, overrides or [], method or [], seeds, share or [], out, say, recbole))
 
 
 @bench_app.command("recommend")

@@ -4,6 +4,8 @@ import json
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from ctrkit.config_file import read_pair
 from ctrkit.errors import CtrkitError
 from ctrkit.retrieval.config import Evaluation
 from ctrkit.retrieval.dataset import RetrievalDataset
@@ -19,47 +22,78 @@ from ctrkit.retrieval.events import Queries
 
 MODELS = {"recbole_bpr": "BPR", "recbole_lightgcn": "LightGCN", "recbole_sasrec": "SASRec"}
 _SCRIPT = Path(__file__).parent / "recbole_script.py"
+_SAME_FOR_ALL = {
+    *("data_path", "checkpoint_dir", "benchmark_filename", "load_col", "eval_args", "metrics", "topk", "valid_metric"),
+    *("use_gpu", "show_progress", "seed", "state", "alias_of_item_id", "MAX_ITEM_LIST_LENGTH"),
+}
 _LONGEST = 50
 """Items of a history where the dataset has none: RecBole's default."""
 
 
-def run_recbole(python: Path, dataset: RetrievalDataset, method: str, seed: int, evaluation: Evaluation) -> dict[str, Any]:
-    """Trains one of ``MODELS`` and measures it.
-
-    Args:
+@dataclass(frozen=True)
+class RecBole:
+    """
+    Attributes:
         python: that has RecBole 1.2.
-        evaluation: validation asks as many queries, the same ones.
+        settings: of RecBole's, in place of its defaults.
+    """
 
-    Returns:
-        ``{valid, test, slices, epochs, params, seconds}``, as of a run of ctrkit's; of ``valid`` the NDCG@10 that it stopped by.
+    python: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def train(self, dataset: RetrievalDataset, method: str, seed: int, evaluation: Evaluation) -> dict[str, Any]:
+        """Trains one of ``MODELS`` and measures it.
+
+        Args:
+            evaluation: validation asks as many queries, the same ones.
+
+        Returns:
+            ``{valid, test, slices, epochs, params, seconds}``, as of a run of ctrkit's; of ``valid`` the NDCG@10 that it stopped by.
+
+        Raises:
+            CtrkitError: RecBole fails, or there are users that it cannot know.
+        """
+        queries = dataset.queries("test")
+        if queries.cold_user.any():
+            raise CtrkitError(
+                f"{int(queries.cold_user.sum())} users have no training events: RecBole has no answer for them", "Leave it out"
+            )
+        started, at = time.perf_counter(), evaluation.at
+        with tempfile.TemporaryDirectory(prefix="ctrkit-recbole-") as name:
+            folder = Path(name)
+            longest = max((history.length for history in dataset.query_inputs.sequences), default=_LONGEST)
+            _write_logs(dataset, evaluation.valid_queries, longest, folder)
+            _write_queries(queries, dataset.items.height, folder)
+            (folder / "settings.json").write_text(json.dumps(self.settings), encoding="utf8")
+            command = [str(self.python), "-P", str(_SCRIPT), str(folder), MODELS[method], str(seed), str(max(at)), str(longest)]
+            ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder)
+            if ended.returncode != 0:
+                raise CtrkitError(f"RecBole's {MODELS[method]} failed: {ended.stderr.strip()[-500:]}")
+            found = np.load(folder / "ranked.npz")
+            ranked = Ranked(found["lists"], found["ranks"])
+            told = json.loads((folder / "result.json").read_text(encoding="utf8"))
+        return {
+            "valid": {"ndcg@10": told["valid"]},
+            "test": measure(ranked, queries, dataset.counts, at),
+            "slices": measure_slices(ranked, queries, dataset.counts, dataset.user_counts, at),
+            "epochs": told["epochs"],
+            "params": told["params"],
+            "seconds": time.perf_counter() - started,
+        }
+
+
+def parse_settings(given: Sequence[str]) -> dict[str, Any]:
+    """
+    Args:
+        given: ``key=value``.
 
     Raises:
-        CtrkitError: RecBole fails, or there are users that it cannot know.
+        CtrkitError: one that is not of that form, or that the benchmark itself sets.
     """
-    queries = dataset.queries("test")
-    if queries.cold_user.any():
-        raise CtrkitError(f"{int(queries.cold_user.sum())} users have no training events: RecBole has no answer for them", "Leave it out")
-    started, at = time.perf_counter(), evaluation.at
-    with tempfile.TemporaryDirectory(prefix="ctrkit-recbole-") as name:
-        folder = Path(name)
-        longest = max((field.length for field in dataset.query_inputs.sequences), default=_LONGEST)
-        _write_logs(dataset, evaluation.valid_queries, longest, folder)
-        _write_queries(queries, dataset.items.height, folder)
-        command = [str(python), "-P", str(_SCRIPT), str(folder), MODELS[method], str(seed), str(max(at)), str(longest)]
-        ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder)
-        if ended.returncode != 0:
-            raise CtrkitError(f"RecBole's {MODELS[method]} failed: {ended.stderr.strip()[-500:]}")
-        found = np.load(folder / "ranked.npz")
-        ranked = Ranked(found["lists"], found["ranks"])
-        told = json.loads((folder / "result.json").read_text(encoding="utf8"))
-    return {
-        "valid": {"ndcg@10": told["valid"]},
-        "test": measure(ranked, queries, dataset.counts, at),
-        "slices": measure_slices(ranked, queries, dataset.counts, dataset.user_counts, at),
-        "epochs": told["epochs"],
-        "params": told["params"],
-        "seconds": time.perf_counter() - started,
-    }
+    found = dict(read_pair(one, "--peer-set", "key=value, such as --peer-set learning_rate=0.005") for one in given)
+    if taken := sorted(found.keys() & _SAME_FOR_ALL):
+        raise CtrkitError(f"--peer-set {taken[0]}: the benchmark sets it, the same for all methods", "Leave it out")
+    return found
 
 
 def _write_logs(dataset: RetrievalDataset, valid_queries: int | None, longest: int, folder: Path) -> None:

@@ -2,9 +2,9 @@
 
 Run as ``PYTHON recbole_script.py FOLDER MODEL SEED LENGTH LONGEST``, the lengths being those of the lists and of the histories, by a Python
 that has RecBole 1.2.1, scipy<1.12 (its LightGCN needs it) and pandas<3 (that SciPy's NumPy needs it); it knows nothing of ctrkit. Settings
-are RecBole's own defaults, but that histories are as long as the dataset's, and that it stops when NDCG@10 on the queries that ctrkit
-validates on has not risen for fifteen epochs, evaluated every fifth, and SASRec, whose epochs are long, for three, as ctrkit's does; it takes
-the weights that were best.
+are those of ``settings.json`` and else RecBole's own defaults, but that histories are as long as the dataset's, and that it stops when NDCG@10
+on the queries that ctrkit validates on has not risen for fifteen epochs, evaluated every fifth, and SASRec, whose epochs are long, for three,
+as ctrkit's does; it takes the weights that were best.
 """
 
 import json
@@ -42,7 +42,8 @@ def settings(folder: Path, model: str, seed: int, longest: int) -> dict[str, obj
         "state": "WARNING",
     }
     own = {"alias_of_item_id": ["item_id_list"], "train_neg_sample_args": None, "MAX_ITEM_LIST_LENGTH": longest, "eval_step": 1}
-    return {**shared, **own} if sequential else shared
+    given = json.loads((folder / "settings.json").read_text(encoding="utf8"))
+    return {**shared, **(own if sequential else {}), **given}
 
 
 def main(folder: Path, name: str, seed: int, length: int, longest: int) -> None:

@@ -53,7 +53,7 @@ def bench_retrieval(
     shares: Sequence[float],
     out: Path,
     say: Callable[[str], Any] = print,
-    peer: Path | None = None,
+    peer: recbole.RecBole | None = None,
 ) -> list[dict[str, Any]]:
     """Runs what is missing, writes ``results.parquet``, ``report.md`` and ``report.html`` to ``out``.
 
@@ -61,7 +61,7 @@ def bench_retrieval(
         methods: of ``NAMES`` and ``PEERS``; none is all, with a ``peer`` its own too.
         seeds: 1 .. seeds.
         shares: of the training events; none is all of them.
-        peer: the Python that RecBole is installed for.
+        peer: RecBole, where it is installed.
 
     Returns:
         One row a data set, share, method and slice, means over seeds; the slice ``all`` is the whole test split.
@@ -75,6 +75,8 @@ def bench_retrieval(
         raise CtrkitError(f"no retrieval method named '{unknown[0]}'", nearest(unknown[0], known))
     if peer is None and (theirs := [name for name in chosen if name in PEERS]):
         raise CtrkitError(f"'{theirs[0]}' needs a Python that has RecBole", "Name it: --peer-python PYTHON")
+    if peer is not None:
+        keep(json.dumps(peer.settings, indent=2, sort_keys=True) + "\n", out / "configs" / "recbole.json")
     file = out / "results.jsonl"
     done = _read(file)
     for config in configs:
@@ -84,7 +86,7 @@ def bench_retrieval(
                 for seed in range(1, seeds + 1):
                     trial = RetrievalTrial(base.name, method, share, seed)
                     path = out / "configs" / f"{base.name}-{method}-{share:g}.yaml"
-                    write_config(with_method(base, method, share), path)
+                    keep(to_yaml(with_method(base, method, share)), path)
                     if trial not in done and (result := _run(trial, path, peer, say)) is not None:
                         done[trial] = result
                         with file.open("a", encoding="utf8") as lines:
@@ -112,16 +114,15 @@ def with_method(base: RetrievalExperiment, method: str, share: float) -> Retriev
     return base.model_copy(update={"model": model, "split": base.split.model_copy(update={"train_share": share})})
 
 
-def write_config(experiment: RetrievalExperiment, path: Path) -> None:
-    """Raises CtrkitError if another one is there: the folder's trials are of other settings."""
-    text = to_yaml(experiment)
+def keep(text: str, path: Path) -> None:
+    """Writes settings; raises CtrkitError if others are there: the folder's trials are of those."""
     if path.exists() and path.read_text(encoding="utf8") != text:
         raise CtrkitError(f"'{path}' holds other settings than the benchmark's", "Give another --out, or delete that folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf8")
 
 
-def _run(trial: RetrievalTrial, config: Path, peer: Path | None, say: Callable[[str], Any]) -> dict[str, Any] | None:
+def _run(trial: RetrievalTrial, config: Path, peer: recbole.RecBole | None, say: Callable[[str], Any]) -> dict[str, Any] | None:
     """Its result; None if it failed, which is said."""
     label = f"{trial.data} {trial.method} share {trial.share:g} seed {trial.seed}"
     try:
@@ -141,10 +142,10 @@ def _train(config: Path, seed: int) -> dict[str, Any]:
     return json.loads(ended.stdout.strip().splitlines()[-1])
 
 
-def _train_peer(config: Path, trial: RetrievalTrial, peer: Path) -> dict[str, Any]:
+def _train_peer(config: Path, trial: RetrievalTrial, peer: recbole.RecBole) -> dict[str, Any]:
     experiment = load_retrieval(config)
     dataset = open_dataset(experiment) or prepare(experiment)
-    return recbole.run_recbole(peer, dataset, trial.method, trial.seed, experiment.evaluation)
+    return peer.train(dataset, trial.method, trial.seed, experiment.evaluation)
 
 
 def _read(file: Path) -> dict[RetrievalTrial, dict[str, Any]]:

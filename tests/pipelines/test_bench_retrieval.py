@@ -13,6 +13,7 @@ from ctrkit.errors import CtrkitError
 from ctrkit.retrieval.config import RetrievalExperiment, load_retrieval
 from ctrkit.retrieval.methods import method_of
 from pipelines.bench.process import Ended, run_command
+from pipelines.bench.recbole import RecBole, parse_settings
 from pipelines.bench.retrieval import NAMES, bench_retrieval, with_method
 
 CONFIG = """
@@ -121,6 +122,7 @@ for kind, columns, trained in (("pairs", 2, 8 * 4), ("sequences", 3, 8 * 3)):
     for split, count in (("train", trained), ("valid", 3)):
         lines = (folder / kind / f"{{kind}}.{{split}}.inter").read_text().splitlines()
         assert all(line.count("\\t") == columns - 1 for line in lines) and len(lines) == 1 + count
+assert json.loads((folder / "settings.json").read_text()) == {{"learning_rate": 0.005, "layers": [8, 4]}}
 lists = np.tile(np.arange(int(length)), (len(asked["user"]), 1))
 np.savez(folder / "ranked.npz", lists=lists, ranks=np.ones(len(asked["targets"]), np.int64))
 (folder / "result.json").write_text(json.dumps({{"params": 7, "epochs": 2, "valid": 0.5}}))
@@ -139,11 +141,18 @@ def test_recbole_is_measured_on_the_same_queries(config: Path, tmp_path: Path, m
     peer.write_text(PERFECT_PEER.format(python=sys.executable))
     peer.chmod(0o755)
     said: list[str] = []
-    rows = bench_retrieval([config], ["evaluation.valid_queries=3"], ["recbole_bpr"], 1, [], tmp_path / "bench", said.append, peer)
+    given = RecBole(peer, parse_settings(["learning_rate=5e-3", "layers=[8, 4]"]))
+
+    def bench(recbole: RecBole) -> list[dict]:
+        return bench_retrieval([config], ["evaluation.valid_queries=3"], ["recbole_bpr"], 1, [], tmp_path / "bench", said.append, recbole)
+
+    rows = bench(given)
     assert not any("failed" in text for text in said), said
     assert (rows[0]["method"], rows[0]["slice"], rows[0]["recall@10"], rows[0]["mrr"]) == ("recbole_bpr", "all", 1.0, 1.0)
     (kept,) = map(json.loads, (tmp_path / "bench/results.jsonl").read_text().splitlines())
     assert (kept["result"]["valid"], kept["result"]["epochs"]) == ({"ndcg@10": 0.5}, 2)
+    with pytest.raises(CtrkitError, match=r"recbole.json' holds other settings"):
+        bench(RecBole(peer))
 
 
 def test_recbole_needs_its_python(config: Path, tmp_path: Path) -> None:
@@ -156,3 +165,18 @@ def test_a_python_that_is_not_there_is_named(verb: list[str]) -> None:
     ended = run_command(["bench", *verb, "--peer-python", "/nowhere/python"])
     assert ended.status == 2
     assert "cannot run /nowhere/python" in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--peer-set", "layers=[1]"], "no Python that has it is named"),
+        (["--peer-python", sys.executable, "--peer-set", "layers"], "--peer-set layers has no value"),
+        (["--peer-python", sys.executable, "--peer-set", "layers=["], "cannot be read as YAML"),
+        (["--peer-python", sys.executable, "--peer-set", "seed=4"], "--peer-set seed: the benchmark sets it"),
+    ],
+)
+def test_settings_of_recbole_are_checked_before_anything_runs(options: list[str], said: str, config: Path, tmp_path: Path) -> None:
+    ended = run_command(["bench", "retrieval", str(config), *options, "--out", str(tmp_path / "bench")])
+    assert ended.status == 2 and said in ended.stderr, ended.stderr
+    assert not (tmp_path / "bench").exists()
