@@ -16,7 +16,7 @@ from ctrkit.errors import CtrkitError
 from ctrkit.feeds import Columns, columns_to_feed, rows_to_columns
 from ctrkit.known import KnownValues
 from ctrkit.pieces import in_pieces
-from ctrkit.schema import Feature, Inputs
+from ctrkit.schema import OUTPUT, Feature, Inputs
 
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = f"{MODEL_FILE}.data"
@@ -26,9 +26,6 @@ KNOWN_FILE = "known.npz"
 CONFIG_FILE = "config.pbtxt"
 TOWERS_FILE = "retrieval.json"
 """The manifest of a bundle of another kind: two towers, see ``ctrkit.retrieval.bundle``."""
-OUTPUT = "probability"
-"""The graph's output for one label; several labels have one of their name each."""
-
 
 RUN_ROWS = 256
 """Of one run of a graph. A thousand rows of a wide model at once take a third longer: what lies between its layers outgrows the caches, and

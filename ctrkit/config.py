@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ctrkit.errors import CtrkitError, nearest
-from ctrkit.schema import Feature, Kind, Settings
+from ctrkit.schema import OUTPUT, Feature, Kind, Settings
 
 TASK_NAME = r"[A-Za-z][A-Za-z0-9_]*"
 
@@ -339,6 +339,8 @@ class Experiment(Settings):
         taken = [name for name in self.tasks if name in {f.name for f in self.features}]
         if taken:
             raise ValueError(f"label: '{taken[0]}' is the name of a feature too; call the label otherwise")
+        if not self.tasks and any(f.name == OUTPUT and not f.multi_valued for f in self.features):
+            raise ValueError(f"features: '{OUTPUT}' is the name of an exported model's output; rename the column")
         weights = self.training.task_weights
         for name in weights:
             if name not in self.tasks:

@@ -54,6 +54,7 @@ SERVING = (
     Package("onnxruntime", "1.24"),
     Package("polars", "2.0"),
     Package("pyarrow", "18"),
+    Package("usearch", "2.26"),
     Package("fastapi", "0.115"),
     Package("uvicorn", "0.34"),
     Package("uvloop", "0.21"),
@@ -70,6 +71,11 @@ TRAINING = (
     Package("optuna", "5"),
     Package("scikit-learn", "1.8"),
     Package("scipy", "1.15"),
+    Package("implicit", "0.7.3"),
+    Package("lightgbm", "4.5"),
+    Package("matplotlib", "3.9"),
+    Package("tensorboard", "2.19"),
+    Package("threadpoolctl", "3.5"),
 )
 Stack = Literal["training", "serving"]
 

@@ -13,6 +13,8 @@ PADDING_ID = 0
 UNKNOWN_ID = 1
 MISSING_INT = -(2**63)
 """An int feature's missing value inside a graph; a missing string is ``""``, a missing number NaN."""
+OUTPUT = "probability"
+"""A graph's output for one label; several labels have one of their name each."""
 
 
 class Settings(BaseModel):

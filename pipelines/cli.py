@@ -103,10 +103,10 @@ def validate(config: Config, overrides: Overrides = None, json: Json = False) ->
 
 
 @app.command(rich_help_panel=OWN)
-def prepare(config: Config, select: Select = None, top: Top = 20, overrides: Overrides = None, json: Json = False) -> None:
+def prepare(config: Config, select: Select = None, top: Top = None, overrides: Overrides = None, json: Json = False) -> None:
     """Fit the features' transforms on the training rows and write the log as shards of ids."""
     with terminal(json) as screen:
-        if _is_retrieval(config, select):
+        if _is_retrieval(config, select, top):
             from pipelines.retrieval import prepare_retrieval
 
             screen.result(prepare_retrieval(config, overrides or [], screen))
@@ -165,13 +165,13 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the last run of this experiment that was interrupted.")] = False,
     run: Annotated[Path | None, typer.Option("--run", help="The run's folder. Default: a new one below the output folder.")] = None,
     select: Select = None,
-    top: Top = 20,
+    top: Top = None,
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
     """Train the model; prepares the log first if that has not been done. Several processes: torchrun -m pipelines.cli train ..."""
     with terminal(json) as screen:
-        if _is_retrieval(config, select):
+        if _is_retrieval(config, select, top):
             from pipelines.retrieval import train_retrieval
 
             screen.result(train_retrieval(config, overrides or [], run, resume, screen))
@@ -208,9 +208,11 @@ def tune(
     """Search models, settings and features for the best AUC on validation. Run again, it goes on where it stopped."""
     with terminal(json) as screen:
         experiment = _load(config, overrides, "training")
+        from ctrkit.training.check import check_experiment
         from pipelines.tune import tune as search
         from pipelines.tuning.space import read_space
 
+        check_experiment(experiment)
         limit = 50 if trials is None and minutes is None else trials
         searched = read_space(space, experiment) if space is not None else None
         options = {"space": searched, "select": select, "trials": limit, "minutes": minutes, "workers": workers, "seed": seed, "out": out}
@@ -240,7 +242,13 @@ def explain(
     repeats: Annotated[int, typer.Option(min=2, help="How often each field's values are shuffled.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other rows and shuffles.")] = 0,
     row: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Explain this row alone: a raw row kept of the test split.", show_default=False)
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Explain this row alone: a raw row kept of the test split (of valid if that is empty).",
+            show_default=False,
+        ),
     ] = None,
     row_json: Annotated[
         str | None,
@@ -430,11 +438,13 @@ def _is_funnel(config: Path) -> bool:
     return task_of(config) == "funnel"
 
 
-def _is_retrieval(config: Path, select: Path | None = None) -> bool:
+def _is_retrieval(config: Path, select: Path | None = None, top: int | None = None) -> bool:
     from ctrkit.errors import CtrkitError
     from pipelines.retrieval import is_retrieval
 
     _require("training")
+    if top is not None and select is None:
+        raise CtrkitError("--top is of a ranking's features, and no ranking is named", "Name one with --select, or leave --top out")
     found = is_retrieval(config)
     if found and select is not None:
         raise CtrkitError("--select keeps features of a click log, and this is a retrieval experiment", "Leave --select out")
@@ -448,13 +458,13 @@ def _load(config: Path, overrides: list[str] | None, stack: str) -> Any:
     return load_config(config, overrides or [])
 
 
-def _selected(experiment: Any, ranking: Path | None, top: int) -> Any:
+def _selected(experiment: Any, ranking: Path | None, top: int | None) -> Any:
     """The experiment with the best features of a ranking, if one is named."""
     if ranking is None:
         return experiment
     from ctrkit.selection.select import select_features
 
-    return select_features(experiment, ranking, top)
+    return select_features(experiment, ranking, 20 if top is None else top)
 
 
 def main() -> None:

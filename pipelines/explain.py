@@ -97,7 +97,7 @@ def _row(explainer: Explainer, row: int | None, given: Any, screen: Terminal) ->
 def _parse(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CtrkitError(f"--row-json is not JSON: {error}", """Write it as in --row-json '{"user_id": "u1"}'""") from error
 
 

@@ -30,7 +30,6 @@ def export_run(run: str | Path, repo: str | Path, name: str | None = None) -> di
     from copy import deepcopy
 
     import numpy as np
-    import polars as pl
     import torch
 
     from ctrkit.data.batch import Batch
@@ -71,7 +70,7 @@ def export_run(run: str | Path, repo: str | Path, name: str | None = None) -> di
                 tables=weights["tables"],
                 stored=stored,
                 reference=predict,
-                golden=pl.read_parquet(dataset.golden),
+                golden=dataset.golden(),
                 run=run.name,
                 label=experiment.label,
                 metrics={"valid": result.to_json()["valid"], "test": result.to_json()["test"]} if result else {},

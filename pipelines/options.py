@@ -17,5 +17,5 @@ Select = Annotated[
     Path | None,
     typer.Option("--select", metavar="RANKING", help="Only the best features of what 'ctrkit rank' wrote, see --top.", show_default=False),
 ]
-Top = Annotated[int, typer.Option(min=1, help="With --select: how many features.")]
+Top = Annotated[int | None, typer.Option(min=1, help="With --select: how many features. Default: 20.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout's last line; the rest goes to stderr.")]

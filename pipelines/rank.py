@@ -6,12 +6,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, cast
-from uuid import uuid4
 
 import polars as pl
 
 from ctrkit.config import Experiment
 from ctrkit.config_file import dump_yaml
+from ctrkit.data.folder import beside
 from ctrkit.data.prepare import peak_mb
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.schema import Feature
@@ -58,24 +58,29 @@ def rank_features(
         raise CtrkitError(f"no measure '{by}'", nearest(by, MEASURES))
     if by == "3mr" and not pairs:
         raise CtrkitError("3mr goes by pairs of features, and --no-pairs leaves them out", "Leave out --no-pairs, or choose another --by")
+    if order > 2 and not pairs:
+        raise CtrkitError("crosses grow out of pairs of features, and --no-pairs leaves them out", "Leave out --no-pairs, or --order")
     started = time.perf_counter()
     folder = out if out is not None else Path(experiment.output) / "rankings" / experiment.name
-    unfinished = folder.with_name(f".{folder.name}.partial-{uuid4().hex[:8]}")
     try:
-        with _Bar(screen) as bar:
-            log = code_log(
-                experiment, unfinished / "codes", most_rows=most_rows, seed=seed, task=task, progress=lambda done: bar("read", done, None)
-            )
-            ranking = rank_log(
-                log, by=cast(By, by), pairs=pairs, most_pairs=most_pairs, order=order, crosses=crosses, seed=seed, progress=bar
-            )
-        shutil.rmtree(unfinished / "codes")
-        _write(experiment, ranking, unfinished)
-        _put_in_place(unfinished, folder)
+        with beside(folder) as unfinished:
+            with _Bar(screen) as bar:
+                log = code_log(
+                    experiment,
+                    unfinished / "codes",
+                    most_rows=most_rows,
+                    seed=seed,
+                    task=task,
+                    progress=lambda done: bar("read", done, None),
+                )
+                ranking = rank_log(
+                    log, by=cast(By, by), pairs=pairs, most_pairs=most_pairs, order=order, crosses=crosses, seed=seed, progress=bar
+                )
+            shutil.rmtree(unfinished / "codes")
+            _write(experiment, ranking, unfinished)
+            _put_in_place(unfinished, folder)
     except OSError as error:
         raise CtrkitError(f"the ranking cannot be written to '{folder}': {error.strerror or error}", "Name a folder with --out") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     _say(ranking, folder, screen)
     return {
         "ranking": str(folder / f"{FILE}.parquet"),

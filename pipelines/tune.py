@@ -12,10 +12,12 @@ from typing import Any
 from ctrkit.config import Experiment
 from ctrkit.data.dataset import Dataset
 from ctrkit.errors import CtrkitError
+from ctrkit.training.check import check_experiment
+from ctrkit.training.monitor import undefined
 from pipelines.prepare import prepared
 from pipelines.terminal import Terminal
 from pipelines.tuning.outcome import write_outcome
-from pipelines.tuning.plan import PLAN_FILE, keep_plan, make_plan, read_plan
+from pipelines.tuning.plan import PLAN_FILE, keep_plan, make_plan, read_plan, refuse_another
 from pipelines.tuning.space import Space, default_space
 from pipelines.tuning.study import Budget, held, open_study, stop_abandoned
 from pipelines.tuning.worker import work
@@ -52,11 +54,17 @@ def tune(
         raise CtrkitError("ctrkit tune starts its own processes, and this is one of torchrun's", "Run it without torchrun, with --workers")
     folder = out or Path(experiment.output) / "tune" / experiment.name
     experiment = _with_threads(experiment, workers, folder)
+    check_experiment(experiment)
     plan = make_plan(experiment, space or default_space(experiment), seed, select)
-    keep_plan(plan, folder)
+    refuse_another(plan, folder)
     budget = Budget(trials, None if minutes is None else started + 60 * minutes)
     with held(folder) as lock:
         dataset = prepared(experiment, screen)
+        if (why := undefined("auc", dataset)) is not None:
+            raise CtrkitError(
+                f"a search is for the best AUC on the valid split, which has none: {why}", "Give it more rows, or check the label"
+            )
+        keep_plan(plan, folder)
         study = open_study(folder, plan)
         stop_abandoned(study)
         try:

@@ -324,6 +324,7 @@ def test_several_labels_have_names_and_an_order(load: Any) -> None:
         ("label={a: x, b-c: y}", "'b-c' cannot name a label"),
         ("label={a: x, 2: y}", "'2' cannot name a label"),
         ("label={a: x, user: y}", "label: 'user' is the name of a feature too"),
+        ("features.user.name=probability", "features: 'probability' is the name of an exported model's output; rename the column"),
         ("training.task_weights={click: 2}", "training.task_weights: no label 'click'. There is one label"),
     ],
 )

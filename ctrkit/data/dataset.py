@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 from pydantic import ValidationError
 
 from ctrkit.config import Experiment
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ctrkit.transforms.fitted import FittedTransforms
 
 FILE = "dataset.json"
+GOLDEN_FILE = "golden.parquet"
 
 
 class Dataset:
@@ -63,10 +65,19 @@ class Dataset:
 
         return FittedTransforms.load(self.path / "transforms")
 
-    @property
-    def golden(self) -> Path:
-        """Raw rows, in canonical form, that exported models are checked on."""
-        return self.path / "golden.parquet"
+    def golden(self) -> pl.DataFrame:
+        """Raw rows, in canonical form, that exported models are checked on.
+
+        Raises:
+            CtrkitError: they are gone.
+        """
+        file = self.path / GOLDEN_FILE
+        try:
+            return pl.read_parquet(file)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise CtrkitError(
+                f"'{file}' cannot be read: {str(error).splitlines()[0]}", "Copy the whole folder again, or train anew"
+            ) from error
 
     @cached_property
     def summary(self) -> dict[str, Any]:

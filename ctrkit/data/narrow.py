@@ -8,10 +8,8 @@ import json
 import os
 from pathlib import Path
 
-import polars as pl
-
 from ctrkit.config import Experiment
-from ctrkit.data.dataset import FILE, Dataset, fingerprint
+from ctrkit.data.dataset import FILE, GOLDEN_FILE, Dataset, fingerprint
 from ctrkit.data.splits import SPLITS
 from ctrkit.errors import CtrkitError
 from ctrkit.transforms.fitted import FittedTransforms
@@ -43,7 +41,7 @@ def narrow(dataset: Dataset, experiment: Experiment, folder: Path) -> Dataset:
     fitted = dataset.transforms()
     transforms = FittedTransforms([fitted[name] for name in names])
     transforms.save(folder / "transforms")
-    pl.read_parquet(dataset.golden).select(names).write_parquet(folder / "golden.parquet")
+    dataset.golden().select(names).write_parquet(folder / GOLDEN_FILE)
     about = json.loads((dataset.path / FILE).read_text(encoding="utf8"))
     about |= {
         "fingerprint": fingerprint(experiment),

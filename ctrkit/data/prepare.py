@@ -20,7 +20,7 @@ import polars as pl
 import ctrkit
 from ctrkit.config import Experiment
 from ctrkit.data.columns import Columns, check_columns
-from ctrkit.data.dataset import FILE, Dataset, dataset_dir, fingerprint
+from ctrkit.data.dataset import FILE, GOLDEN_FILE, Dataset, dataset_dir, fingerprint
 from ctrkit.data.folder import whole_folder
 from ctrkit.data.profile import Profiler
 from ctrkit.data.readers import ahead
@@ -93,7 +93,7 @@ def _write(experiment: Experiment, columns: Columns, folder: Path, say: Progress
             golden.add(split, raw)
             done += encoded.height
             say("encode", done, scratch.rows)
-    golden.write(folder / "golden.parquet", scratch)
+    golden.write(folder / GOLDEN_FILE, scratch)
     shutil.rmtree(scratch.folder)
     return {
         "name": experiment.name,

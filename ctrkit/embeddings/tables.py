@@ -18,6 +18,12 @@ from ctrkit.schema import PADDING_ID, IdField, Inputs
 WIDTH_UNIT = 4
 """FBGEMM's kernels take widths that are multiples of it; a narrower group is padded with columns nobody reads."""
 
+
+def stored_width(dim: int) -> int:
+    """``dim`` rounded up to a multiple of ``WIDTH_UNIT``."""
+    return -(-dim // WIDTH_UNIT) * WIDTH_UNIT
+
+
 _POOLING = {"mean": PoolingType.MEAN, "sum": PoolingType.SUM}
 
 
@@ -45,8 +51,8 @@ class Group:
 
     @property
     def width(self) -> int:
-        """Columns of the stored tables: ``dim`` rounded up to a multiple of ``WIDTH_UNIT``."""
-        return -(-self.dim // WIDTH_UNIT) * WIDTH_UNIT
+        """Columns of the stored tables."""
+        return stored_width(self.dim)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from ctrkit.explain.permutation import permutation_importance, probabilities
 from ctrkit.explain.raw import RawRow, raw_rows
 from ctrkit.explain.subject import Subject
 from ctrkit.export.selfcheck import to_batch
-from ctrkit.feeds import rows_to_columns
+from ctrkit.feeds import check_finite, rows_to_columns
 from ctrkit.models.registry import models
 from ctrkit.schema import Feature, Inputs
 from ctrkit.training.evaluate import require_split, trained_model
@@ -133,16 +133,17 @@ class Explainer:
             fields=sorted(scores, key=lambda score: -score.auc_drop.mean),
             agreement=rank_correlation(importance.auc_drop.mean(0), attribution),
             sections=[*([self._decision.whole()] if self._decision else []), *sample_sections(self._subject, sample)],
+            raw_split=self._golden_split,
             examples=self._examples(),
         )
 
     def explain_golden(self, row: int) -> RowExplanation:
-        """Row number ``row``, from 0, of those that ``prepare`` kept in raw form: the first of the test split.
+        """Row number ``row``, from 0, of those that ``prepare`` kept in raw form: the first of the test split, or of valid without one.
 
         Raises:
             CtrkitError: there are fewer.
         """
-        golden = pl.read_parquet(self.dataset.golden)
+        golden = self.dataset.golden()
         if not 0 <= row < golden.height:
             raise CtrkitError(
                 f"no row {row}: raw values are kept of the first {golden.height} rows of the {self._golden_split} split only",
@@ -155,11 +156,12 @@ class Explainer:
         """A row as a client would send it.
 
         Raises:
-            CtrkitError: it does not fit the features.
+            CtrkitError: it does not fit the features, or the model makes no finite number of it.
         """
         columns = rows_to_columns([row], self.dataset.features)
         series = [_series(feature, columns[feature.name]) for feature in self.dataset.features]
         (explanation,) = self._explain(pl.DataFrame(series), ["given row"], [None])
+        check_finite(np.array([explanation.logit]), columns, self.dataset.features)
         return explanation
 
     def _sample(self, split: str, rows: int, seed: int) -> Batch:
@@ -170,7 +172,7 @@ class Explainer:
 
     def _examples(self) -> list[RowExplanation]:
         """Of the raw rows that were kept: the highest prediction, the lowest, and the one that was most wrong."""
-        golden = pl.read_parquet(self.dataset.golden)
+        golden = self.dataset.golden()
         labels = self._golden_labels()
         rows = look_up(self._model, to_batch(self.transforms.encode(golden), self.dataset.inputs), self._device)
         p = probabilities(self._subject, rows)
@@ -209,7 +211,7 @@ class Explainer:
 
     def _golden_labels(self) -> list[int]:
         """Labels of the raw rows: they are the first of their split."""
-        count = pl.scan_parquet(self.dataset.golden).select(pl.len()).collect().item()
+        count = self.dataset.golden().height
         first = Loader(self.dataset, self._golden_split, count).first(count)
         return [int(label) for label in self._look_up(first).labels]
 

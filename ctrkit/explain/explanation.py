@@ -141,7 +141,7 @@ class SplitExplanation:
         fields: the most important first, by the drop of AUC.
         agreement: Spearman's rank correlation of AUC drop and attribution; NaN when one of them is the same for all fields.
         sections: what this model shows over the sample.
-        examples: some rows explained one by one.
+        raw_split: the split whose first rows were kept in raw form; ``examples``: some of those, explained one by one.
     """
 
     split: str
@@ -156,6 +156,7 @@ class SplitExplanation:
     fields: list[FieldScore]
     agreement: float
     sections: list[Section]
+    raw_split: str
     examples: list[RowExplanation]
 
     def to_json(self) -> dict[str, Any]:

@@ -51,6 +51,15 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
+def slugs(texts: Sequence[str]) -> list[str]:
+    """One each, no two alike."""
+    found: list[str] = []
+    for text in texts:
+        name = slug(text)
+        found.append(f"{name}-{len(found)}" if name in found else name)
+    return found
+
+
 def _cell(cell: str | Number) -> str:
     if isinstance(cell, str):
         return f"<td>{escape(cell)}</td>"

@@ -8,7 +8,7 @@ import numpy as np
 from ctrkit.explain import pictures
 from ctrkit.explain.drawing import Picture, words
 from ctrkit.explain.explanation import About, FieldShare, RowExplanation, SplitExplanation
-from ctrkit.explain.markup import Number, figure, folded, signed, slug, table
+from ctrkit.explain.markup import Number, figure, folded, signed, slug, slugs, table
 
 _STYLE = """
 :root { --ink: #1f2937; --faint: #6b7280; --line: #e5e7eb; --card: #fff; --more: #e8590c; --less: #1c6fd4; }
@@ -70,13 +70,14 @@ Right: how far the field moves the logit from the average row's, mean over {e.in
 <p class="faint">A field at the top left moves predictions without making them better: it says what others say too, or the model has learned
 its values by heart.</p></div></div></section>""",
     ]
-    for section in e.sections:
-        shown = section.show(slug(section.title))
+    for section, name in zip(e.sections, slugs([section.title for section in e.sections]), strict=True):
+        shown = section.show(name)
         drawn += shown.pictures
         parts.append(f"<section><h2>{escape(section.title)}</h2>{shown.html}</section>")
     if e.examples:
         parts.append(
-            "<h2>Some rows, one by one</h2><p class='faint'>Out of the raw rows that the run kept, the first of its test split.</p>"
+            "<h2>Some rows, one by one</h2>"
+            f"<p class='faint'>Out of the raw rows that the run kept, the first of its {e.raw_split} split.</p>"
         )
     for example in e.examples:
         body, more = _row(about, example, f"example-{slug(example.name.partition(',')[0])}")
@@ -160,8 +161,8 @@ def _row(about: About, row: RowExplanation, name: str) -> tuple[str, list[Pictur
         f"<p>{_pushes(row)}</p>{figure(drawn[0])}{_HOW_TO_READ}",
         _share_table(row),
     ]
-    for section in row.sections:
-        shown = section.show(f"{name}-{slug(section.title)}")
+    for section, own in zip(row.sections, slugs([section.title for section in row.sections]), strict=True):
+        shown = section.show(f"{name}-{own}")
         drawn += shown.pictures
         parts.append(f"<h3>{escape(section.title)}</h3>{shown.html}")
     return "".join(parts) + "</section>", drawn

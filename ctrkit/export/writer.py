@@ -162,5 +162,5 @@ def json_rows(golden: pl.DataFrame) -> list[dict[str, Any]]:
 def _json_value(value: Any) -> Any:
     if isinstance(value, list):
         return [_json_value(element) for element in value]
-    missing = value == MISSING_INT or (isinstance(value, float) and not math.isfinite(value))
+    missing = value in ("", MISSING_INT) or (isinstance(value, float) and not math.isfinite(value))
     return None if missing else value

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import ctrkit.models
 from ctrkit.config import AnyEmbedding, AutoDis, Embedding, Numeric, UnifiedEmbedding
 from ctrkit.config_errors import explain
+from ctrkit.embeddings.compression.registry import check_compression
 from ctrkit.embeddings.unified import JoinLookups, plan_lookups
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.layers import numeric as numeric_layers
@@ -117,6 +118,11 @@ def build_for(embedding: Embedding, name: str, inputs: Inputs, settings: dict[st
     """
     if embedding.compression is not None:
         _refuse_own_search(name, inputs, embedding, settings, "compression", "a compression changes those")
+        if embedding.l2 > 0 and not check_compression(embedding.compression)[0].has_rows:
+            raise CtrkitError(
+                f"embedding.l2 holds down rows of tables, and compression method '{embedding.compression.method}' has none",
+                "Leave embedding.l2 out; training.weight_decay holds down its weights, with all others",
+            )
         dense_arch = build(name, inputs, embedding.width, settings, embedding.numeric)
         if decision is not None:
             compress(dense_arch, embedding, embedding.compression, decision)

@@ -8,7 +8,8 @@ import numpy as np
 
 from ctrkit.selection.coded import BATCHES, CodedLog, Column
 from ctrkit.selection.information import joint_table
-from ctrkit.selection.scores import FAR, Score
+from ctrkit.selection.noise import FAR
+from ctrkit.selection.scores import Score
 
 
 class Fault(StrEnum):

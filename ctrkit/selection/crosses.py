@@ -76,4 +76,4 @@ def _score(log: CodedLog, places: tuple[int, ...], noise: Noise) -> tuple[float,
     table = joint_table(codes, size, log.label, 2)
     alone, label = cells(table.sum(1)), cells(table.sum(0))
     mi, chance = information(cells(table), alone, label), noise.with_label(alone)
-    return (mi - chance.mean) / label.entropy, chance.z(mi), alone.number
+    return (mi - chance.mean) / label.entropy, noise.z(alone, chance, mi), alone.number

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ctrkit.selection.noise import FAR
 from ctrkit.selection.pairs import Pair
-from ctrkit.selection.scores import FAR, Score
+from ctrkit.selection.scores import Score
 
 
 def rank_3mr(scores: Sequence[Score], pairs: Sequence[Pair], redundancy: float = 1.0, relation: float = 1.0) -> list[tuple[int, float]]:

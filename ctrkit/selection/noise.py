@@ -12,15 +12,25 @@ millionths of itself. No random number is drawn.
 The spread over shuffles has no closed form. Against a label of two classes it is that of independent binomial cells conditioned on
 their sum (Holst, Two Conditional Limit Theorems, Annals of Statistics 1979): exact as values become many, and as the rows of a value
 become many, where 2 n MI is chi-squared with V - 1 degrees of freedom. Between the two it agrees with shuffles within their own error.
+
+Where clicks are few and values many, two clicks seldom share a rare value, each time they do is a leap of the information, and no smooth
+curve has its tail. A column that seems to stand out is then held against shuffles indeed, which are drawn with a seed (``Noise.z``).
 """
 
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.stats import norm
 
 from ctrkit.selection.information import Cells
 
+FAR = 3.0
+"""A z above it stands out from chance: one shuffled column in 740 does."""
+_SHUFFLES = 10_000
+_FEW_MEETINGS = 30
+"""Of clicks on values so rare that one is not expected there: with more of them the information is smooth."""
+_AT_ONCE = 2_000_000
 _EXACT = 64
 _BEYOND = 40
 
@@ -86,6 +96,40 @@ class Noise:
         """Of a column, or of several crossed into one."""
         return self.chance(self.weights(column), column.number)
 
+    def z(self, column: Cells, chance: Chance, information: float) -> float:
+        """``chance.z``; where that is far and few meetings of clicks may have brought it about, what the share of shuffles that have as much
+        information says, if any of ``_SHUFFLES`` has."""
+        z = chance.z(information)
+        if z <= FAR or not 1e-4 < self._meetings(column) < _FEW_MEETINGS:
+            return z
+        reached = self._reached(column, information)
+        return z if reached == 0 else min(z, float(norm.isf(reached / _SHUFFLES)))
+
+    def _meetings(self, column: Cells) -> float:
+        """How many pairs of rows of the rarer class are expected to share a value on which less than one row of it is expected."""
+        share = min(self.positives, self.rows - self.positives) / self.rows
+        pairs = column.times * column.counts * (column.counts - 1.0) / 2 * share**2
+        return float(pairs[column.counts * share < 1].sum())
+
+    def _reached(self, column: Cells, information: float) -> int:
+        """Shuffles that have as much information. Only the values that rows of the rarer class fall on are looked at."""
+        few, rows = min(self.positives, self.rows - self.positives), self.rows
+        counts = np.repeat(column.counts, column.times)
+        ends = np.cumsum(counts)
+        random = np.random.default_rng(0)
+        alone = np.log(rows / (rows - few))
+        reached, size = 0, max(1, _AT_ONCE // few)
+        for start in range(0, _SHUFFLES, size):
+            shuffles = min(size, _SHUFFLES - start)
+            drawn = np.concatenate([random.choice(rows, few, replace=False, shuffle=False) for _ in range(shuffles)])
+            cell = np.repeat(np.arange(shuffles), few) * len(counts) + np.searchsorted(ends, drawn, side="right")
+            met, times = np.unique(cell, return_counts=True)
+            size_of = counts[met % len(counts)].astype(float)
+            gain = _x_log_ratio(times, size_of * few / rows) + _x_log_ratio(size_of - times, size_of * (1 - few / rows)) - size_of * alone
+            found = np.bincount(met // len(counts), weights=gain, minlength=shuffles) / rows + alone
+            reached += int((found >= information * (1 - 1e-9)).sum())
+        return reached
+
     def chance(self, weights: np.ndarray, values: int) -> Chance:
         share = self.positives / self.rows
         within = self.rows * share * (1 - share)
@@ -141,7 +185,7 @@ def _normalised(log_ratios: np.ndarray) -> np.ndarray:
     return shares / shares.sum()
 
 
-def _x_log_ratio(x: np.ndarray, mean: float) -> np.ndarray:
+def _x_log_ratio(x: np.ndarray, mean: float | np.ndarray) -> np.ndarray:
     """x log(x / mean), 0 where x is 0."""
     return x * np.log(np.maximum(x, 1e-300) / mean)
 

@@ -32,7 +32,7 @@ class Pair:
         information: mutual information of the two, nats, as counted; ``expected`` by chance.
         similarity: (MI - E[MI]) / (larger entropy - E[MI]): 0 for independent columns, 1 for columns that say the same.
         first_told, second_told: the share of its own entropy that the other tells, beyond chance: 1 for the country of a city.
-        score: of both crossed into one, see ``Score.score``; ``z`` too.
+        score: of both crossed into one, see ``Score.score``; ``z`` of that is ``Chance.z``, too large where clicks are few.
         synergy: how much more that is than both scores added: above 0 only together, below 0 where they say the same of the label.
         values: pairs of values that occur.
     """
@@ -92,13 +92,13 @@ def _places(scores: Sequence[Score], most: int | None) -> list[int]:
     if most is None or len(scores) * (len(scores) - 1) // 2 <= most:
         return list(places)
     count = int((1 + np.sqrt(1 + 8 * most)) // 2)
-    return sorted(sorted(places, key=lambda place: -scores[place].score)[:count])
+    return sorted(sorted(places, key=lambda place: (-scores[place].score, scores[place].name))[:count])
 
 
 def _pair(i: int, j: int, counted: _Counted, scores: Sequence[Score], expected: float, label_entropy: float) -> Pair:
     first, second = scores[i], scores[j]
     score = (counted.label_information - counted.chance.mean) / label_entropy
-    told = [_share(counted.information, expected, entropy) for entropy in (first.entropy, second.entropy)]
+    told = [_share(counted.information, expected, *of) for of in ((first.entropy, second.entropy), (second.entropy, first.entropy))]
     return Pair(
         first=i,
         second=j,
@@ -114,11 +114,14 @@ def _pair(i: int, j: int, counted: _Counted, scores: Sequence[Score], expected: 
     )
 
 
-def _share(information: float, expected: float, entropy: float) -> float:
-    """Of an entropy, beyond chance. All of it is 1 even where chance would tell all: columns of unique values are copies of one another."""
+def _share(information: float, expected: float, entropy: float, other: float) -> float:
+    """Of an entropy, what a column of the ``other`` tells beyond chance.
+
+    Copies tell all even where chance would, such as two columns of unique values. One such column tells nothing of any other but a copy.
+    """
     if entropy < 1e-12:
         return 0.0
-    if entropy - information < 1e-9 * max(1.0, entropy):
+    if max(entropy, other) - information < 1e-9 * max(1.0, entropy):
         return 1.0
     if entropy - expected < _TELLING * entropy:
         return 0.0

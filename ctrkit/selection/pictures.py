@@ -8,9 +8,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import dendrogram
 
+from ctrkit.selection.noise import FAR
 from ctrkit.selection.ranking import Ranking
 from ctrkit.selection.redundancy import SAME, tree_of
-from ctrkit.selection.scores import FAR
 
 SHOWN = 60
 """Features in a picture, the best ones."""

@@ -73,9 +73,9 @@ class Ranking:
 
     def recommended(self) -> list[int]:
         """Places of the features that stand out from chance, are not redundant and not unfit, the best first."""
-        faults = UNFIT if self.pairs else (*UNFIT, Fault.DUPLICATE)  # with pairs, copies are redundant: all but the best one
-        unfit = {anomaly.feature for anomaly in self.anomalies if anomaly.fault in faults}
-        redundant = self.redundant_with()
+        redundant = self.redundant_with()  # of copies that are paired, all but the best one
+        paired = {self.scores[place].name for pair in self.pairs for place in (pair.first, pair.second)}
+        unfit = {a.feature for a in self.anomalies if a.fault in UNFIT or (a.fault is Fault.DUPLICATE and a.feature not in paired)}
         return [p for p in self.order if self.scores[p].stands_out and p not in redundant and self.scores[p].name not in unfit]
 
     def table(self) -> pl.DataFrame:

@@ -6,10 +6,7 @@ import numpy as np
 
 from ctrkit.selection.coded import BATCHES, CodedLog, Column
 from ctrkit.selection.information import Cells, cells, information, joint_table
-from ctrkit.selection.noise import Chance, Noise
-
-FAR = 3.0
-"""A z above it stands out from chance: one shuffled column in 740 does."""
+from ctrkit.selection.noise import FAR, Chance, Noise
 
 
 @dataclass(frozen=True)
@@ -20,7 +17,7 @@ class Score:
         score: what it says of the label beyond chance, as a share of the label's entropy: (MI - E[MI]) / H(label). About 0 for a
             random column whatever its number of values, never above 1. Chance is taken off, not divided by: a column of nearly unique
             values, whose rows cannot tell, is not blown up.
-        z: standard deviations above chance, see ``noise.Chance``.
+        z: standard deviations above chance, see ``noise.Noise.z``.
         mi: mutual information as counted.
         nmi, ami: normalised and adjusted by the mean of the two entropies, as scikit-learn's.
         correlation: |Pearson's r| of a number, the correlation ratio of categories.
@@ -94,7 +91,7 @@ def score_feature(column: Column, log: CodedLog, noise: Noise, drift_noise: Drif
     return Score(
         name=column.name,
         score=(mi - chance.mean) / label.entropy,
-        z=chance.z(mi),
+        z=noise.z(alone, chance, mi),
         mi=mi,
         nmi=mi / mean_entropy if alone.number > 1 else 0.0,
         ami=(mi - chance.mean) / (mean_entropy - chance.mean) if alone.number > 1 else 0.0,

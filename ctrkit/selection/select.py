@@ -1,6 +1,7 @@
 """An experiment with the best features of a ranking only."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -66,7 +67,11 @@ def read_ranking(path: str | Path) -> list[str]:
         file = file / f"{FILE}.parquet"
     if not file.exists():
         raise CtrkitError(f"no ranking at '{file}'", "Run ctrkit rank CONFIG; it says where it wrote it")
-    readers = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".json": pl.read_json}
+    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
+        ".parquet": pl.read_parquet,
+        ".csv": partial(pl.read_csv, infer_schema=False),
+        ".json": pl.read_json,
+    }
     if file.suffix not in readers:
         raise CtrkitError(f"'{file}' is no ranking", "Give the folder that ctrkit rank wrote, or its ranking.parquet, .csv or .json")
     try:

@@ -41,7 +41,7 @@ def score_transformations(log: CodedLog, noise: Noise) -> list[Transformation]:
             table = joint_table(codes, size, log.label, 2)
             alone = cells(table.sum(1))
             mi, chance = information(cells(table), alone, label), noise.with_label(alone)
-            ways.append(Transformation(column.name, name, (mi - chance.mean) / label.entropy, chance.z(mi), alone.number))
+            ways.append(Transformation(column.name, name, (mi - chance.mean) / label.entropy, noise.z(alone, chance, mi), alone.number))
         found += sorted(ways, key=lambda way: (-way.score, way.name))
     return found
 

@@ -4,6 +4,7 @@ One process is a world of one: the same code, the same ``DistributedModelParalle
 """
 
 import gc
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from torchrec.optim import SGD, Adagrad, RowWiseAdagrad
 
 from ctrkit.config import Embedding
 from ctrkit.embeddings.compression.codec import Shard
-from ctrkit.embeddings.tables import WIDTH_UNIT, Tables, average_rows
+from ctrkit.embeddings.tables import WIDTH_UNIT, Tables, average_rows, stored_width
 from ctrkit.errors import CtrkitError
 from ctrkit.models.base import TabledModel
 
@@ -95,10 +96,10 @@ class TableOptimizer:
     """
 
     def __init__(self, model: DistributedModelParallel, settings: Embedding, gate_learning_rate: float | None = None) -> None:
-        self.settings = settings
         module = cast(TabledModel, model.module)
         lookups = [m for lookup in getattr(module.tables.collection, "_lookups", ()) for m in lookup.modules()]
         self._kernels = [m for m in lookups if isinstance(m, SplitTableBatchedEmbeddingBagsCodegen)]
+        self._kernel_rates = [float(kernel.get_learning_rate()) for kernel in self._kernels]
         dense = [m for m in lookups if isinstance(m, BatchedDenseEmbeddingBag)]
         gates = [any(t.name in module.tables.gate_tables for t in m.config.embedding_tables) for m in dense]
         weights = [cast(nn.Parameter, m.emb_module.weights) for m in dense]
@@ -115,8 +116,8 @@ class TableOptimizer:
 
     def set_learning_rate(self, factor: float) -> None:
         """The configured learning rates times ``factor`` from the next step on."""
-        for kernel in self._kernels:
-            kernel.set_learning_rate(self.settings.learning_rate * factor)
+        for kernel, rate in zip(self._kernels, self._kernel_rates, strict=True):
+            kernel.set_learning_rate(rate * factor)
         if self._adam is not None:
             for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
                 group["lr"] = rate * factor
@@ -192,14 +193,20 @@ def distribute(
     """
     tables = model.tables
     dense = frozenset(tables.weight_names) if settings.optimizer == "adam" else tables.gate_tables
-    fused = [bag.weight for name, bag in tables.collection.embedding_bags.items() if name not in dense]
-    if fused:
-        apply_optimizer_in_backward(_FUSED[settings.optimizer], fused, {"lr": settings.learning_rate})
+    for name, bag in tables.collection.embedding_bags.items():
+        if name not in dense:
+            rate = settings.learning_rate * _of_rate(settings.optimizer, tables.dims[name])
+            apply_optimizer_in_backward(_FUSED[settings.optimizer], [bag.weight], {"lr": rate})
     model.dense_arch.to(worker.device)
     plan = _plan(model, dense, worker, batch_size, sharding or sharding_types(settings, worker))
     parallel = DistributedModelParallel(model, device=worker.device, plan=plan, sharders=_SHARDERS)
     _initialise(parallel, seed)
     return Distributed(parallel, TableOptimizer(parallel, settings, gate_learning_rate), describe_plan(plan, tables, settings))
+
+
+def _of_rate(optimizer: str, dim: int) -> float:
+    """What the rate is multiplied with: row-wise Adagrad divides by the mean square over a row, which padding columns make smaller."""
+    return math.sqrt(dim / stored_width(dim)) if optimizer == "rowwise_adagrad" else 1.0
 
 
 def sharding_types(settings: Embedding, worker: Worker) -> list[str]:

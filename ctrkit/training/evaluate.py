@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -171,7 +172,8 @@ def model_without_optimizer(
         batch_size: rows scored at a time, for the planner.
     """
     stateless = experiment.embedding.model_copy(update={"optimizer": "sgd"})
-    model = CTRModel(dense_arch, stateless, experiment.training.precision, stored.to(worker.device) if stored is not None else None)
+    moved = deepcopy(stored).to(worker.device) if stored is not None else None
+    model = CTRModel(dense_arch, stateless, experiment.training.precision, moved)
     return distribute(model, stateless, worker, seed=0, batch_size=batch_size).model
 
 

@@ -15,7 +15,7 @@ import torch
 import ctrkit
 from ctrkit.config import Experiment
 from ctrkit.config_file import load_config, to_yaml
-from ctrkit.data.dataset import Dataset
+from ctrkit.data.dataset import FILE, GOLDEN_FILE, Dataset
 from ctrkit.drift import Bins, bins_of_numbers
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Inputs
@@ -87,7 +87,7 @@ def create_run(experiment: Experiment, dataset: Dataset, run_dir: Path | None = 
     target = run_dir / DATASET_FOLDER
     target.mkdir()
     shutil.copytree(dataset.path / "transforms", target / "transforms")
-    for name in ("golden.parquet", "dataset.json"):
+    for name in (GOLDEN_FILE, FILE):
         shutil.copy2(dataset.path / name, target / name)
     write_json(run_dir / ORIGIN_FILE, {"dataset": str(dataset.path.resolve()), "ctrkit": ctrkit.__version__, "torch": torch.__version__})
     write_config(run_dir, experiment)
@@ -172,10 +172,15 @@ def dataset_of_run(run_dir: Path) -> Dataset:
     """The prepared dataset, shards included, that a run was trained on.
 
     Raises:
-        CtrkitError: no such run, or its dataset was moved or deleted, or prepared anew from other data.
+        CtrkitError: no such run or not all of it, or its dataset was moved or deleted, or prepared anew from other data.
     """
     read_experiment(run_dir)
-    path = Path(json.loads((run_dir / ORIGIN_FILE).read_text(encoding="utf8"))["dataset"])
+    try:
+        path = Path(json.loads((run_dir / ORIGIN_FILE).read_text(encoding="utf8"))["dataset"])
+    except (OSError, ValueError, KeyError) as error:
+        raise CtrkitError(
+            f"'{run_dir / ORIGIN_FILE}', which says where the run's dataset is, cannot be read", "Copy the whole run again"
+        ) from error
     remedy = f"Prepare it again: ctrkit prepare {run_dir / CONFIG_FILE}"
     if not path.is_dir():
         raise CtrkitError(f"the dataset of the run '{run_dir}' is gone from '{path}'", remedy)

@@ -44,18 +44,26 @@ class Connection(asyncio.Protocol):
         self._received = bytearray()
         self._answer: asyncio.Future[int] | None = None
         self._transport: asyncio.Transport | None = None
+        self._lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(exc or ConnectionError("the service closed the connection"))
 
     async def ask(self, request: bytes) -> int:
-        """The answer's status."""
+        """The answer's status.
+
+        Raises:
+            OSError: the service has closed the connection.
+        """
         assert self._transport is not None
+        if self._lost:
+            raise ConnectionError("the service closed the connection")
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return await self._answer

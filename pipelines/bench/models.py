@@ -10,8 +10,9 @@ from typing import Any
 
 from ctrkit.config import Experiment
 from ctrkit.config_file import load_config
+from ctrkit.errors import CtrkitError
 from pipelines.bench.report import HEADER, averages, cells, write_markdown
-from pipelines.bench.trials import Trial, Trials, grid_points, score, settings_of_models
+from pipelines.bench.trials import Trial, Trials, grid_points, score, settings_of_models, write_experiment
 
 
 def bench_models(
@@ -28,6 +29,9 @@ def bench_models(
 
     Returns:
         One row a data set and model in ``out``, best first within a data set.
+
+    Raises:
+        CtrkitError: an unknown model, a config that is no longer what ``out`` was measured with, or no training ended well.
     """
     from ctrkit.models.registry import models as known_models
 
@@ -35,11 +39,13 @@ def bench_models(
     trials = Trials(out, say)
     for config in configs:
         experiment = load_config(config)
+        write_experiment(experiment, out / "configs" / f"{experiment.name}.yaml")
         for model in models or [info.name for info in known_models() if info.kind in _kinds(experiment)]:
             trials.measure(config, model, grid_points(grid, settings_of[model]), seeds, experiment.training.monitor)
     rows = summarise(trials.results)
-    if rows:
-        _report(rows, out)
+    if not rows:
+        raise CtrkitError("no training ended well: the reasons are above", "Mend the config or the settings")
+    _report(rows, out)
     return rows
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, create_model
 from ctrkit.bundle import open_bundle
 from ctrkit.schema import Feature, Kind
 from pipelines.bench.peer_feed import PlainModel
+from serving.server import KEEP_ALIVE_S
 
 BUNDLE = "CTRKIT_BENCH_BUNDLE"
 """Environment variable with the bundle's path: each worker makes its own app."""
@@ -49,4 +50,4 @@ if __name__ == "__main__":
     os.environ[BUNDLE] = sys.argv[1]
     workers, port = int(sys.argv[2]), int(sys.argv[3])
     app = "pipelines.bench.plain_service:plain_app"
-    uvicorn.run(app, factory=True, host="127.0.0.1", port=port, workers=workers, log_level="warning")
+    uvicorn.run(app, factory=True, host="127.0.0.1", port=port, workers=workers, log_level="warning", timeout_keep_alive=KEEP_ALIVE_S)

@@ -101,25 +101,22 @@ def make_plan(experiment: Experiment, space: Space, seed: int, ranking: Path | N
     return Plan(experiment=experiment, fingerprint=log, space=space, seed=seed, ranked=tuple(ranked))
 
 
-def keep_plan(plan: Plan, folder: Path) -> None:
-    """Writes the plan, or finds it there.
-
-    Raises:
-        CtrkitError: the folder holds a study of another plan or another log, or cannot be written.
-    """
+def refuse_another(plan: Plan, folder: Path) -> None:
+    """Raises CtrkitError if the folder holds a study of another plan or another log."""
     path = folder / PLAN_FILE
     text = to_yaml(plan)
     if path.exists() and path.read_text(encoding="utf8") != text:
         there = [key for key in _differing(read_tree(path), plan.model_dump(mode="json")) if key != "fingerprint"]
         other = f"other settings: {', '.join(there)}" if there else "another log: its files have changed since"
         raise CtrkitError(f"'{folder}' holds a study of {other}", "Give another --out, or delete that folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{PLAN_FILE}.tmp"
-        temporary.write_text(text, encoding="utf8")
-        temporary.replace(path)
-    except OSError as error:
-        raise CtrkitError(f"the study's folder '{folder}' cannot be made: {error.strerror}", "Give an --out that can be written") from error
+
+
+def keep_plan(plan: Plan, folder: Path) -> None:
+    """Writes the plan, or finds it there. Raises as ``refuse_another``."""
+    refuse_another(plan, folder)
+    temporary = folder / f".{PLAN_FILE}.tmp"
+    temporary.write_text(to_yaml(plan), encoding="utf8")
+    temporary.replace(folder / PLAN_FILE)
 
 
 def read_plan(folder: Path) -> Plan:

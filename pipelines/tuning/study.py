@@ -114,9 +114,14 @@ def held(folder: Path) -> Iterator[int]:
     """The folder is this call's alone, and its workers', who inherit the descriptor.
 
     Raises:
-        CtrkitError: another call, or a worker it left, is at work there.
+        CtrkitError: another call, or a worker it left, is at work there, or the folder cannot be made.
     """
-    with (folder / ".lock").open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise CtrkitError(f"the study's folder '{folder}' cannot be made: {error.strerror}", "Give an --out that can be written") from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

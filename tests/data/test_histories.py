@@ -78,7 +78,7 @@ def test_a_history_is_the_last_strictly_earlier_rows_of_its_user(tmp_path: Path,
     written = rows_of(dataset)
     assert sorted(zip(written["item"], written["past"].to_list(), strict=True)) == sorted((i, h) for _, i, h in expected)
     assert set(written.columns) == {"past", "item", "@label"}
-    assert pl.read_parquet(dataset.golden).columns == ["past", "item"], "as the features stand: export lays other rows below them"
+    assert dataset.golden().columns == ["past", "item"], "as the features stand: export lays other rows below them"
 
 
 def test_what_comes_later_changes_no_earlier_history(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_the_profile_counts_what_is_there(tmp_path: Path) -> None:
 def test_golden_rows_are_canonical_and_encode_to_the_first_test_rows(tmp_path: Path) -> None:
     settings = experiment(csv_log(tmp_path, 1000), export={"golden_rows": 20}, group="user")
     dataset = prepare(settings, tmp_path / "out")
-    golden = pl.read_parquet(dataset.golden)
+    golden = dataset.golden()
     assert golden.columns == [feature["name"] for feature in FEATURES] and golden.height == 20
     assert golden.equals(canonicalise(golden, settings.features))
     assert dataset.transforms().encode(golden).equals(rows_of(dataset, "test").head(20).select(golden.columns))

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import polars as pl
 import pytest
 import torch
 
@@ -58,7 +57,7 @@ def test_the_section_is_the_run_s_decision(run: Path, explainer: Explainer) -> N
 
 
 def test_a_row_s_values_are_kept_or_pruned(explainer: Explainer, decision: dict[str, torch.Tensor], datasets: dict[str, Dataset]) -> None:
-    raw = pl.read_parquet(datasets["fields"].golden)
+    raw = datasets["fields"].golden()
     encoded = explainer.transforms.encode(raw)
     seen = set()
     for number in range(8):

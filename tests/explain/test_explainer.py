@@ -14,6 +14,7 @@ from ctrkit.errors import CtrkitError
 from ctrkit.explain.explainer import Explainer, open_run
 from ctrkit.explain.explanation import SplitExplanation, rank_correlation
 from ctrkit.explain.maps import FieldMap, MapSection
+from ctrkit.explain.markup import slugs
 from ctrkit.explain.permutation import permuted
 from ctrkit.export.selfcheck import to_batch
 from ctrkit.export.writer import json_rows
@@ -86,7 +87,7 @@ def test_rows_are_the_first_of_the_test_split(explainer: Explainer, predictions:
 
 
 def test_a_row_given_as_json_is_the_row_that_was_kept(explainer: Explainer, planted: Dataset) -> None:
-    raw = json_rows(pl.read_parquet(planted.golden))
+    raw = json_rows(planted.golden())
     kept, given = explainer.explain_golden(5), explainer.explain_json(raw[5])
     assert {share.field: share.value for share in kept.fields} == raw[5]
     assert given.fields == kept.fields
@@ -101,10 +102,24 @@ def test_unseen_and_missing_values_are_named(explainer: Explainer) -> None:
     assert row.base_logit + sum(share.contribution for share in row.fields) == pytest.approx(row.logit, abs=2e-3)
 
 
+def test_a_row_that_the_model_cannot_score_is_refused(explainer: Explainer) -> None:
+    with pytest.raises(CtrkitError, match="field 'price': the model makes no finite number of this row"):
+        explainer.explain_json({"city": "atlantis", "price": 3e38})
+
+
+def test_a_missing_text_is_null(explainer: Explainer) -> None:
+    row = explainer.explain_json({"price": 1.0})
+    assert {share.field: share.value for share in row.fields}["city"] is None
+
+
+def test_sections_have_pictures_of_their_own() -> None:
+    assert slugs(["Attention to 历史", "Attention to 兴趣", "a b", "a_b"]) == ["attention-to", "attention-to-1", "a-b", "a-b-3"]
+
+
 def test_examples_are_the_surest_and_the_most_surprising_rows(
     explanation: SplitExplanation, planted: Dataset, predictions: Predictions
 ) -> None:
-    golden = pl.read_parquet(planted.golden).height
+    golden = planted.golden().height
     p, y = predictions.probabilities[:golden], predictions.labels[:golden]
     by_name = {example.name.partition(", the ")[2]: example.probability for example in explanation.examples}
     assert by_name["highest prediction"] == pytest.approx(p.max(), abs=1e-6)
@@ -125,7 +140,7 @@ def test_attention_maps_are_means_of_rows_that_sum_to_one(explanation: SplitExpl
 
 
 def test_shuffling_a_batch_is_shuffling_the_log(explainer: Explainer, planted: Dataset) -> None:
-    raw = pl.read_parquet(planted.golden)
+    raw = planted.golden()
     order = torch.randperm(raw.height, generator=torch.Generator().manual_seed(0))
 
     def batch_of(frame: pl.DataFrame) -> Batch:

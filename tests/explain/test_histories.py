@@ -36,7 +36,7 @@ def explainer(name: str, train: Callable[..., Path]) -> Iterator[Explainer]:
 
 @pytest.fixture(scope="module")
 def raw(datasets: dict[str, Dataset]) -> pl.DataFrame:
-    return pl.read_parquet(datasets["histories"].golden)
+    return datasets["histories"].golden()
 
 
 def of_log(explainer: Explainer, raw: pl.DataFrame) -> Lookups:

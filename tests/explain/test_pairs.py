@@ -36,7 +36,7 @@ def test_the_choice_is_told_and_drawn(explainer: Explainer) -> None:
 def test_a_rows_frequent_pairs_of_values_have_vectors_of_their_own(explainer: Explainer) -> None:
     trained_on = pl.concat([pl.read_parquet(part) for part in explainer.dataset.parts("train")])
     counts = {(a, b): n for a, b, n in trained_on.group_by("colour", "city").len().iter_rows()}
-    golden = explainer.transforms.encode(pl.read_parquet(explainer.dataset.golden)).select("colour", "city").rows()
+    golden = explainer.transforms.encode(explainer.dataset.golden()).select("colour", "city").rows()
     owned = set()
     for row in range(20):
         (of_row,) = (s for s in explainer.explain_golden(row).sections if s.to_json().get("title") == TITLE)

@@ -46,3 +46,18 @@ def test_the_best_on_validation_is_reported_and_nothing_runs_twice(config: str, 
     assert "| tiny | deepfm | 0.7500 ± 0.0500 | 0.4000 ± 0.0000 | 2 | 10 | 5 | embedding.dim=8 |" in (tmp_path / "out/table.md").read_text()
     with pytest.raises(CtrkitError, match="no model named 'deepfn'"):
         bench_models([config], ["deepfn"], 1, [], tmp_path / "out", said.append)
+
+
+def test_a_config_that_was_changed_and_trainings_that_all_fail(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = {"auc": 0.7, "logloss": 0.5}
+    result = {"valid": metrics, "test": metrics, "run": "out/runs/1", "params": 10, "samples_per_s": 5.0}
+    ended = [Ended(2, "", "error: no"), Ended(0, json.dumps(result), "")]
+    monkeypatch.setattr(trials, "run_command", lambda arguments, threads: ended.pop(0))
+    said: list[str] = []
+    with pytest.raises(CtrkitError, match="no training ended well"):
+        bench_models([config], ["deepfm"], 1, [], tmp_path / "out", said.append)
+    assert "failed: error: no" in said[0]
+    assert len(bench_models([config], ["deepfm"], 1, [], tmp_path / "out", said.append)) == 1
+    Path(config).write_text(Path(config).read_text().replace("label: click", "label: buy"))
+    with pytest.raises(CtrkitError, match="holds a benchmark of other settings"):
+        bench_models([config], ["deepfm"], 1, [], tmp_path / "out", said.append)

@@ -74,3 +74,25 @@ def test_loads_count_answers_and_open_ones_count_from_when_they_were_due() -> No
     assert min(closed.latencies) >= 0.05 and closed.seconds >= 0.5
     assert opened.statuses[503] == 1
     assert max(opened.latencies) > 0.2, "asked twice as fast as one connection can be answered, requests wait"
+
+
+class Gone(Slow):
+    """Answers one request of a connection and closes it."""
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        asyncio.get_running_loop().call_later(0.06, self.transport.close)
+
+
+@pytest.mark.parametrize("loop", ["open", "closed"])
+def test_a_load_ends_where_the_service_closes_connections(loop: str) -> None:
+    async def ask() -> None:
+        server = await asyncio.get_running_loop().create_server(Gone, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        asked = [request("/x", b"{}")]
+        load = closed_loop(port, asked, 1, 0.5) if loop == "closed" else open_loop(port, asked, 1, 1.5, rate=4)
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(load, 10)
+        server.close()
+
+    asyncio.run(ask())

@@ -76,6 +76,12 @@ def test_people_get_a_table(journey, ctrkit: Callable, tmp_path: Path) -> None:
     assert "row-0.html" in said.stdout
 
 
+@pytest.mark.parametrize("text", ["{", '{"price": ' + "9" * 5000 + "}", "[" * 100_000])
+def test_what_is_no_json_is_refused(journey, ctrkit: Callable, tmp_path: Path, text: str) -> None:
+    said = ctrkit("explain", journey.run, "--row-json", text, "--out", tmp_path)
+    assert said.status == 2 and "--row-json is not JSON" in said.stderr and not list(tmp_path.iterdir())
+
+
 def test_one_label_is_no_task(journey, ctrkit: Callable, tmp_path: Path) -> None:
     said = ctrkit("explain", journey.run, "--task", "click", "--out", tmp_path)
     assert said.status == 2 and "predicts one label, so there is no task 'click'" in said.stderr

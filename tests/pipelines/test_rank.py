@@ -159,7 +159,8 @@ def test_a_leak_is_named(config: Path, frame: pl.DataFrame, ctrkit: Callable[...
         (["--set", "data.train=EMPTY"], "is empty"),
         (["--set", "data.train=HEADER"], "holds no rows"),
         (["--set", "data.train=nowhere.csv"], "no file at 'nowhere.csv'"),
-        (["--out", "FILE/below"], "cannot be written to"),
+        (["--out", "FILE/below"], "cannot be made: Not a directory"),
+        (["--no-pairs", "--order", "3"], "crosses grow out of pairs"),
     ],
 )
 def test_what_cannot_be_ranked_is_refused(config: Path, ctrkit: Callable[..., Any], options: list[str], message: str) -> None:
@@ -168,14 +169,33 @@ def test_what_cannot_be_ranked_is_refused(config: Path, ctrkit: Callable[..., An
     (folder / "header.csv").write_text("item,shop,site,price,noise,click\n")
     (folder / "file").write_text("")
     places = {"EMPTY": folder / "empty.csv", "HEADER": folder / "header.csv", "FILE": folder / "file"}
-    asked = " ".join(options)
     for word, path in places.items():
         options = [option.replace(word, str(path)) for option in options]
     said = ctrkit("rank", config, *options)
     assert said.status == 2
     assert message in said.json["error"]
     assert not list(folder.rglob("*partial*"))
-    assert (folder / "out").exists() == ("HEADER" in asked)  # all else is seen before anything is written
+    assert not (folder / "out").exists()
+
+
+def test_a_ranking_may_go_where_the_command_is_run(
+    config: Path, tmp_path: Path, ctrkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/mine").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    left = tmp_path / "here.partial-of-a-killed-one"
+    left.mkdir()
+    (left / ".lock").touch()
+    said = ctrkit("rank", config, "--no-pairs", "--out", ".")
+    assert said.status == 0, said.stderr
+    assert {"mine", "ranking.parquet", "report.html"} <= {path.name for path in (tmp_path / "here").iterdir()}
+    assert not list(tmp_path.glob("*partial*"))
+
+
+def test_top_without_a_ranking_is_refused(config: Path, ctrkit: Callable[..., Any]) -> None:
+    said = ctrkit("train", config, "--top", 1)
+    assert said.status == 2 and "no ranking is named. Name one with --select" in said.json["error"]
 
 
 def test_a_ranking_of_another_config_is_refused(config: Path, ctrkit: Callable[..., Any]) -> None:

@@ -109,6 +109,10 @@ def test_every_setting_of_every_model_is_checked(info: ModelInfo, config: Callab
         (["embedding={kind: unified}"], "'embedding.rows' is required"),
         (["embedding={kind: unified, rows: 100, feature_lookups: {usr: 2}}"], "Did you mean 'user'?"),
         (["features=[]"], "features"),
+        (
+            ["embedding={l2: 0.1, compression: {method: robe, budget: 0.5}}"],
+            "holds down rows of tables, and compression method 'robe' has none",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

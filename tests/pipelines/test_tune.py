@@ -45,6 +45,7 @@ def config(tmp_path: Path) -> Path:
         "item": [f"i{i}" for i in item],
         "noise": [f"n{n}" for n in rng.integers(0, 30, 1200)],
         "price": price,
+        "once": [1, *[0] * 1199],
         "click": (rng.random(1200) < 1 / (1 + np.exp(-2 * taste))).astype(int),
     }
     pl.DataFrame(columns).write_parquet(tmp_path / "log.parquet")
@@ -238,6 +239,22 @@ def test_a_study_of_other_settings_or_another_log_or_at_work_is_left_alone(
     pl.read_parquet(log).head(1100).write_parquet(log)
     stale = ctrkit(*call)
     assert stale.status == 2 and "holds a study of another log: its files have changed since. Give another --out" in stale.stderr
+
+
+def test_what_cannot_be_searched_is_seen_before_a_plan_is_kept(
+    config: Path, tmp_path: Path, ctrkit: Callable[..., Any], trained: list[Any]
+) -> None:
+    study = tmp_path / "study"
+    call = ("tune", config, "--trials", 1, "--out", study)
+    for change, said in (
+        (("--set", "model.name=dnm"), "unknown model 'dnm'. Did you mean 'dnn'?"),
+        (("--set", "label=clik"), "no column 'clik'"),
+        (("--set", "label=once", "--set", "training.monitor=logloss"), "its labels are all of one class"),
+    ):
+        refused = ctrkit(*call, *change)
+        assert refused.status == 2 and said in refused.stderr, refused.stderr
+    assert trained == [] and not (study / "plan.yaml").exists()
+    assert ctrkit(*call).status == 0, "with the label mended the same folder will do"
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,20 @@ def shuffled(codes: np.ndarray, positives: int, draws: int, random: np.random.Ge
     return np.log(rows) + (sums(clicks) + sums(counts - clicks) - margins) / rows
 
 
+@pytest.mark.parametrize(("rows", "positives", "values"), [(4000, 20, 2000), (10_000, 20, 1000), (2000, 1970, 1000)])
+def test_few_clicks_on_many_values_seldom_seem_to_stand_out(rows: int, positives: int, values: int) -> None:
+    """Two clicks on one value are a leap: by the smooth tail one shuffle in 20 to 100 is above 3."""
+    codes = np.arange(rows) % values
+    noise, column = Noise(rows, positives), of(codes)
+    chance = noise.with_label(column)
+    found = shuffled(codes, positives, 2000, np.random.default_rng(1))
+    assert np.mean([chance.z(information) > 3 for information in found]) > 0.005
+    levels, times = np.unique(found.round(12), return_counts=True)
+    far = sum(int(n) for level, n in zip(levels, times, strict=True) if noise.z(column, chance, level) > 3)
+    assert far / len(found) < 0.004
+    assert noise.z(column, chance, found.max() * 1.5) == chance.z(found.max() * 1.5), "no shuffle says as much"
+
+
 @given(st.lists(st.integers(0, 9), min_size=4, max_size=120), st.data())
 def test_small_logs_are_exact(values: list[int], data: st.DataObject) -> None:
     positives = data.draw(st.integers(1, len(values) - 1))

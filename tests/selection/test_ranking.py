@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import polars as pl
 import pytest
 from sklearn.metrics import adjusted_mutual_info_score
 
@@ -130,6 +131,29 @@ def test_surrogates_tell_nothing_of_noise(log: CodedLog) -> None:
         table = {row["feature"]: row["score"] for row in rank_log(log, by=by, pairs=False).table().iter_rows(named=True)}
         assert table["city"] > 0.04 and abs(table["left"]) < 0.01 and table["wider"] < 0.001
         assert table["copy"] == pytest.approx(table["city"], abs=0.01)
+
+
+def test_a_number_of_the_row_tells_nothing_of_other_features_and_is_told_by_its_copy(code: Code) -> None:
+    random = np.random.default_rng(3)
+    first, row = random.integers(0, 9, 3000), np.arange(3000)
+    columns = {"first": first.astype(str), "row": row.astype(str), "again": np.char.add("r", (2999 - row).astype(str))}
+    ranking = rank_log(code(columns | {"label": labels(random, first / 3 - 1)}))
+    told = {frozenset(key): (pair.similarity, pair.first_told, pair.second_told) for key, pair in named(ranking).items()}
+    for other in ("row", "again"):
+        assert told[frozenset(("first", other))] == pytest.approx((0, 0, 0), abs=1e-6)
+    assert told[frozenset(("row", "again"))] == (1, 1, 1)
+    table = ranking.table()
+    assert table.filter(pl.col("feature") == "first")["told_by"].to_list() == [None]
+
+
+@pytest.mark.parametrize("most", [1, 3, 6])
+def test_of_copies_one_is_recommended_when_not_all_are_paired(code: Code, most: int) -> None:
+    random = np.random.default_rng(0)
+    strong, weak = random.integers(0, 9, (2, 3000))
+    columns = {"d": weak.astype(str), "c": (8 - weak).astype(str), "b": strong.astype(str), "a": (8 - strong).astype(str)}
+    log = code(columns | {"label": labels(random, strong / 2 + weak / 4 - 3)})
+    ranking = rank_log(log, most_pairs=most)
+    assert [ranking.scores[place].name for place in ranking.recommended()] == ["a", "c"]
 
 
 def test_the_best_features_only_are_paired(log: CodedLog) -> None:

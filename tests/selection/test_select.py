@@ -7,7 +7,7 @@ import pytest
 
 from ctrkit.config import Experiment, UnifiedEmbedding
 from ctrkit.errors import CtrkitError
-from ctrkit.selection.select import select_features
+from ctrkit.selection.select import read_ranking, select_features
 
 NAMES = ["user", "item", "price", "past"]
 
@@ -38,6 +38,11 @@ def test_keeps_the_best_in_the_order_of_the_config(tmp_path: Path, suffix: str) 
     path = ranking(tmp_path, ["price", "user", "past", "item"], suffix)
     assert names(select_features(experiment(), path, 2)) == ["user", "price"]
     assert names(select_features(experiment(), path, 9)) == NAMES
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".json"])
+def test_a_feature_may_be_named_by_a_number(tmp_path: Path, suffix: str) -> None:
+    assert read_ranking(ranking(tmp_path, ["01", "1", "2.50"], suffix)) == ["01", "1", "2.50"]
 
 
 def test_takes_the_folder_of_a_ranking(tmp_path: Path) -> None:

@@ -198,6 +198,26 @@ def test_two_processes_train_what_one_does(case: int, one_process: list[Any], tw
             torch.testing.assert_close(one[name], other[name], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+@pytest.mark.parametrize("optimizer", ["adagrad", "rowwise_adagrad"])
+@pytest.mark.parametrize("dim", [1, 2, 3, 4, 6])
+def test_the_first_step_is_as_long_as_configured_whatever_the_width(dim: int, optimizer: Any, factor: float, worker: Worker) -> None:
+    """Under Adagrad every number of a row goes the rate's way at first, under row-wise Adagrad their root mean square does."""
+    group, model = ("linear", "lr") if dim == 1 else ("embedding", "dnn")
+    case = Case("table_wise", Embedding(dim=dim, optimizer=optimizer, learning_rate=0.02, init_std=1e-12), model, small_settings(model))
+    distributed, _, _ = make(case, worker)
+    before = gather_full_weights(distributed.model)
+    distributed.table_optimizer.set_learning_rate(factor)
+    batch = to_batch(global_batches()[0])
+    loss = mean_loss(binary_cross_entropy_with_logits(distributed.model(batch), batch.labels, reduction="none"))
+    (1e6 * loss).backward()  # far above what the optimizer adds to its divisor
+    distributed.table_optimizer.step()
+    after = gather_full_weights(distributed.model)
+    moved = (after[f"{group}/user"] - before[f"{group}/user"]).norm(dim=1)
+    assert moved[moved > 0].tolist() == pytest.approx([factor * 0.02 * dim**0.5] * int((moved > 0).sum()), rel=1e-3)
+    assert (moved > 0).sum() > 10
+
+
 def test_rows_are_drawn_alike_whatever_the_plan(worker: Worker, two: dict[str, Any]) -> None:
     one = gather_full_weights(make(CASES[0], worker)[0].model)
     assert all(torch.equal(one[name], two["start"][name]) for name in one)

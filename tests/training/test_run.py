@@ -8,7 +8,7 @@ import pytest
 from ctrkit.config import Experiment
 from ctrkit.data.dataset import Dataset
 from ctrkit.errors import CtrkitError
-from ctrkit.training.run import check_same_training, create_run, read_experiment
+from ctrkit.training.run import check_same_training, create_run, dataset_of_run, read_experiment
 
 Make = Callable[..., Experiment]
 
@@ -54,3 +54,12 @@ def test_a_folder_of_runs_that_cannot_be_made(experiment: Make, dataset: Dataset
         (output / "runs").symlink_to("/nonexistent/x")
     with pytest.raises(CtrkitError, match="the run folder '.*runs' cannot be made: .* Name a folder that can be written"):
         create_run(settings, dataset)
+
+
+@pytest.mark.parametrize("file", ["origin.json", "dataset/golden.parquet"])
+def test_a_run_that_was_not_copied_whole(experiment: Make, dataset: Dataset, file: str) -> None:
+    folder = create_run(experiment(), dataset)
+    dataset_of_run(folder)
+    (folder / file).unlink()
+    with pytest.raises(CtrkitError, match=f"{Path(file).name}.* cannot be read.*Copy the whole"):
+        (dataset_of_run(folder) if file == "origin.json" else Dataset.open(folder / "dataset").golden())

@@ -167,7 +167,7 @@ def test_the_bundle_is_smaller_and_predicts_the_same(folder: Path, dataset: Data
         assert exported["max_abs_diff"] <= 1e-5
         bundle = open_bundle(exported["bundle"])
         size[name] = (bundle.path / MODEL_FILE).stat().st_size
-        raw = pl.read_parquet(dataset.golden)
+        raw = dataset.golden()
         scored = bundle.score([{k: None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()} for row in raw.to_dicts()])
         np.testing.assert_allclose(scored, predict_split(path, "test").probabilities[: len(scored)], atol=1e-5)
         assert score_bins(bundle.manifest.profile, "probability") == bins_of_numbers(predict_split(path, "valid").probabilities)

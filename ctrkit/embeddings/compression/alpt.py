@@ -52,7 +52,7 @@ class AlptCodec(Codec):
         step = self.steps(logarithm)
         rounded = self.codes(numbers.detach(), step.detach()) * step.detach()
         batch = (all_rows(len(ids), ids.device) if self.training else len(ids)) / len(self.space.rows)
-        scale = (batch * self.dim * self.largest) ** -0.5
+        scale = (max(batch, 1 / len(self.space.rows)) * self.dim * self.largest) ** -0.5  # a batch may have no id at all
         through = (numbers - numbers.detach()) + scale * errors.detach() * (step - step.detach())
         return rounded + through
 

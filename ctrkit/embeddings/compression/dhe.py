@@ -126,6 +126,7 @@ def _folded(linear: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
 )
 class DHE(Method):
     Settings = DHESettings
+    has_rows = False
 
     def __init__(self, settings: DHESettings, space: IdSpace, dim: int) -> None:
         super().__init__(settings, space, dim)

@@ -42,6 +42,7 @@ class Method(ABC):
         deciding_learning_rate: of what decides.
         starts_from: the weights that the training starts from: those of the search after so many epochs, those at its ``end``, or None:
             it starts anew.
+        has_rows: whether rows of tables are trained, in the search or after it, which ``embedding.l2`` can hold down.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
@@ -51,6 +52,7 @@ class Method(ABC):
     alternates_from: int | None = None
     deciding_learning_rate: float = 1e-3
     starts_from: int | str | None = None
+    has_rows: bool = True
 
     def __init__(self, settings: Any, space: IdSpace, dim: int) -> None:
         self.settings, self.space, self.dim = settings, space, dim

@@ -29,7 +29,7 @@ class PackedCodes(nn.Module):
 
     def forward(self, places: Tensor) -> Tensor:
         octets = self.octets.index_select(0, places).to(torch.int64)
-        start = torch.arange(self.codes) * self.bits
+        start = torch.arange(self.codes, device=places.device) * self.bits
         low = start // 8
         high = (low + 1).clamp(max=octets.shape[1] - 1)
         return (octets[:, low] + 256 * octets[:, high]) // 2 ** (start % 8) % 2**self.bits

@@ -71,14 +71,14 @@ class SoftThreshold(FullTable):
         return vectors[0].abs() - self.s(vectors).sigmoid()
 
     def combine(self, ids: Tensor, vectors: Sequence[Tensor]) -> Tensor:
-        if self.training:
+        if self.training and self.of_ids:
             self.looked_up = self.s(vectors)
         return vectors[0].sign() * functional.relu(self.margin(vectors))
 
     def penalty(self) -> Tensor:
         """Of thresholds of ids the mean over those looked up."""
-        squares = self.looked_up.square().sum()
-        return self.decay / 2 * (squares / max(1, len(self.looked_up)) if self.of_ids else squares)
+        thresholds = self.looked_up if self.of_ids else self.thresholds
+        return self.decay / 2 * thresholds.square().sum() / (max(1, len(thresholds)) if self.of_ids else 1)
 
     def stored(self, parts: Mapping[str, Tensor]) -> nn.Module:
         """Of the search itself: its zeros left out, whatever the budget."""

@@ -92,4 +92,4 @@ class StoredWords(nn.Module):
         self.register_buffer("words", words.detach().clone())
 
     def forward(self, codes: Tensor) -> Tensor:
-        return self.words.gather(0, codes[:, torch.tensor(self.columns)])
+        return self.words.gather(0, codes[:, torch.tensor(self.columns, device=codes.device)])

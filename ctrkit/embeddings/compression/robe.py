@@ -90,6 +90,7 @@ class StoredRobe(nn.Module):
 )
 class Robe(Method):
     Settings = RobeSettings
+    has_rows = False
 
     def __init__(self, settings: RobeSettings, space: IdSpace, dim: int) -> None:
         super().__init__(settings, space, dim)

@@ -94,7 +94,7 @@ class StoredSparse(nn.Module):
             return functional.embedding(places, self.numbers)
         row, there = find_sorted(self.listed, places) if self.some else (places, None)
         octets = self.bits[row].to(torch.int64).unsqueeze(2)
-        on = (octets // (2 ** torch.arange(8))) % 2
+        on = (octets // (2 ** torch.arange(8, device=places.device))) % 2
         on = on.flatten(1)[:, : self.dim]
         if there is not None:
             on = on * there.unsqueeze(1)

@@ -110,6 +110,8 @@ class StoredTT(nn.Module):
 class TTRec(Method):
     """The cores' numbers, ``n2 d2 rank^2 + (n1 d1 + n3 d3) rank``, are to be at most those allowed: the larger root, rounded down."""
 
+    has_rows = False
+
     def __init__(self, settings: MethodSettings, space: IdSpace, dim: int) -> None:
         super().__init__(settings, space, dim)
         outer, middle, last = (n * d for n, d in zip(even_rows(space.total), even_factors(dim), strict=True))

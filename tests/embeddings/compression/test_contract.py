@@ -1,19 +1,22 @@
 """What every compression method of the registry must do, so that a new one is tested as soon as it is registered."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from ctrkit.config import Compression
-from ctrkit.embeddings.compression.codec import stored_bytes
+from ctrkit.embeddings.compression.codec import Codec, stored_bytes
+from ctrkit.embeddings.compression.method import Method
 from ctrkit.embeddings.compression.registry import check_compression, methods
 from ctrkit.errors import CtrkitError
 from ctrkit.transforms.onnx_part import OPSETS
-from tests.embeddings.compression.made import looked_up, made, method_of, space_of
+from tests.embeddings.compression.made import counts_of, looked_up, made, method_of, space_of, tables_of
 
 NAMES = [info.name for info in methods()]
 BUDGETS = [1.0, 0.5, 0.1, 0.01]
@@ -77,6 +80,58 @@ def test_every_parameter_and_table_learns(name: str) -> None:
     for key, tensor in [*codec.named_parameters(), *tables.items()]:
         assert tensor.grad is not None, key
         assert tensor.grad.isfinite().all() and tensor.grad.abs().sum() > 0, key
+
+
+def trained_by(method: Method) -> list[Codec]:
+    """What is trained: in the search, if there is one, and after it."""
+    supernet = method.supernet(counts_of(method.space)) if method.search_epochs else None
+    return [*([supernet] if supernet is not None else []), made(method)[0]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_adds_nothing_to_what_a_checkpoint_holds(name: str) -> None:
+    """A new one takes the state of one that was trained."""
+    for codec, new in zip(trained_by(reached(name, 0.5)), trained_by(reached(name, 0.5)), strict=True):
+        codec.train().advance(0.0, 0)
+        looked_up(codec, tables_of(codec.parts), IDS)
+        codec.penalty()
+        new.load_state_dict(codec.state_dict())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_may_have_no_id_at_all(name: str) -> None:
+    for codec in trained_by(reached(name, 0.5)):
+        codec.train().advance(0.0, 0)
+        tables = tables_of(codec.parts)
+        assert looked_up(codec, tables, IDS[:0]).shape == (0, 8)
+        penalty = codec.penalty()
+        assert penalty is None or penalty.isfinite()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_methods_without_rows_say_so(name: str) -> None:
+    method = reached(name, 0.5)
+    assert method.has_rows == any(codec.parts for codec in trained_by(method))
+
+
+class EveryTensorOnADevice(TorchFunctionMode):
+    """Refuses a tensor that is made where torch makes them by default: with a model on a GPU that is the wrong place."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        makes = func in (torch.arange, torch.zeros, torch.ones, torch.full, torch.empty, torch.tensor)
+        assert not makes or (kwargs or {}).get("device") is not None, f"torch.{func.__name__} without a device"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_looked_up_is_made_on_the_device_of_the_ids(name: str) -> None:
+    codec, tables = made(reached(name, 0.5))
+    stored = codec.eval().stored(tables).eval()
+    codec.advance(0.0, 0)
+    with EveryTensorOnADevice():
+        stored(IDS)
+        for mode in (True, False):
+            looked_up(codec.train(mode), tables, IDS)
 
 
 @pytest.mark.parametrize("name", NAMES)
