@@ -1,6 +1,7 @@
 # Every target sets up .venv first when it is missing or older than pyproject.toml.
-# GPU=1 make setup: a CUDA install (the fbgemm shim is left out).
+# GPU=1 make setup: a CUDA install (the fbgemm shim is left out), which the other targets then use.
 
+GPU ?= $(wildcard .venv/.ready-gpu)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready-$(if $(GPU),gpu,cpu)

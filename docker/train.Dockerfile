@@ -2,7 +2,9 @@
 #
 #   docker build -f docker/train.Dockerfile -t ctrkit-train .
 #   docker build -f docker/train.Dockerfile --build-arg DEVICE=gpu -t ctrkit-train:gpu .
-#   docker run -v "$PWD:/data" ctrkit-train train clicks.yaml
+#   docker run --user "$(id -u):$(id -g)" -e HOME=/tmp -v "$PWD:/data" ctrkit-train train clicks.yaml
+#
+# It writes to /data, the folder that is mounted there: hence as the user whose folder it is.
 #
 # Without a GPU give the build argument PIP_EXTRA_INDEX_URL, the index of PyTorch's CPU builds: the default build works
 # too, but brings gigabytes of CUDA libraries. With one, those libraries come with torch; the host needs NVIDIA's driver and

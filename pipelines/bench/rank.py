@@ -4,8 +4,8 @@ The file is synthetic, so what matters is known: a quarter of the features move 
 noise, of as many values as those. Both sides read the same CSV, by their command line, whole processes timed.
 
 ``outrank`` ranks batch by batch (16,384 rows unless told otherwise) and takes medians. It is run on all rows with its own batch size, and
-with one batch of all rows, which is what ctrkit counts. Its pairs are run on one batch of its own size; for all rows that is extrapolated,
-linearly in batches, and said to be. What does not end within a limit is stopped and said to have taken at least that.
+with one batch of all rows, which is what ctrkit counts. Its pairs are run on one batch of its own size alone, and ctrkit's on all
+rows. What does not end within a limit is stopped and said to have taken at least that.
 """
 
 import sys
@@ -141,7 +141,6 @@ def _ours(folder: Path, truth: Sequence[Feature], rows: int, pairs: bool) -> dic
         "how": "all rows",
         "rows": rows,
         **asdict(watched),
-        "extrapolated_seconds": None,
         **quality(ranking, truth),
     }
 
@@ -153,7 +152,7 @@ def _peers(folder: Path, truth: Sequence[Feature], rows: int, peer: Path, limit:
     return [
         _peer(folder, truth, rows, peer, limit, processes, PEER_BATCH, pairs=False),
         _peer(folder, truth, rows, peer, limit, processes, rows, pairs=False),
-        _peer(batches, truth, min(rows, PEER_BATCH), peer, limit, processes, PEER_BATCH, pairs=True, all_rows=rows),
+        _peer(batches, truth, min(rows, PEER_BATCH), peer, limit, processes, PEER_BATCH, pairs=True),
     ]
 
 
@@ -167,7 +166,6 @@ def _peer(
     batch: int,
     *,
     pairs: bool,
-    all_rows: int | None = None,
 ) -> dict[str, Any]:
     result = data / f"peer-{batch}-{pairs}"
     result.mkdir()
@@ -190,14 +188,13 @@ def _peer(
     scores = result / "pairwise_ranks.tsv"
     if watched.finished:
         _succeeded("outrank", watched, data / "peer.log")
-    how = "one batch of all rows" if batch >= rows and all_rows is None else f"batches of {batch:,}"
+    one = f"one batch of {batch:,}" if pairs else "one batch of all rows"
     return {
         "side": "outrank",
         "what": "all pairs" if pairs else "single features",
-        "how": f"one batch of {batch:,}" if all_rows else how,
+        "how": one if batch >= rows else f"batches of {batch:,}",
         "rows": rows,
         **asdict(watched),
-        "extrapolated_seconds": watched.seconds * all_rows / rows if all_rows else None,
         **(quality(_peer_order(scores), truth) if watched.finished else dict.fromkeys(("recall", "wide_noise", "auc"))),
     }
 
@@ -216,10 +213,9 @@ def _succeeded(side: str, watched: Watched, log: Path) -> None:
 
 
 def _against(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How many times the seconds and the memory of ctrkit's run of the same kind."""
+    """How many times the seconds and the memory of ctrkit's run of the same kind, which is of all rows."""
     ours = next(r for r in runs if r["side"] == "ctrkit" and r["what"] == run["what"])
-    seconds = run["extrapolated_seconds"] or run["seconds"]
-    return {"times_seconds": seconds / ours["seconds"], "times_memory": run["peak_mb"] / ours["peak_mb"]}
+    return {"times_seconds": run["seconds"] / ours["seconds"], "times_memory": run["peak_mb"] / ours["peak_mb"]}
 
 
 def _cells(table: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -228,8 +224,6 @@ def _cells(table: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str
     for run in table:
         least = "" if run["finished"] else "more than "
         seconds = f"{least}{run['seconds']:,.0f}"
-        if run["extrapolated_seconds"] is not None:
-            seconds += f"; all rows, extrapolated: {least}{run['extrapolated_seconds']:,.0f}"
         measured = ["-"] * 3 if run["recall"] is None else [f"{run['recall']:.2f}", f"{run['wide_noise']:.0f}", f"{run['auc']:.3f}"]
         rows.append(
             [
