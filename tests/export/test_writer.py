@@ -25,7 +25,7 @@ def test_a_bundle_is_whole_and_scores_its_golden_rows(tmp_path: Path, trained: C
     bundle = open_bundle(exported.bundle)
     golden = bundle.golden()
     assert bundle.score(golden.rows).astype(float).tolist() == golden.probabilities
-    assert golden.rows[3]["the user"] == "" and golden.rows[3]["item"] is None and golden.rows[2]["price"] is None
+    assert golden.rows[3]["the user"] is None and golden.rows[3]["item"] is None and golden.rows[2]["price"] is None
 
     manifest = bundle.manifest
     assert (manifest.name, manifest.version, manifest.model, manifest.run) == ("clicks", 1, "fm", "run-1")
