@@ -27,7 +27,9 @@ from ctrkit.selection.information import Cells
 
 FAR = 3.0
 """A z above it stands out from chance: one shuffled column in 740 does."""
-_SHUFFLES = 10_000
+_SHUFFLES = 2000, 10_000
+"""The least and the most; between them as many as draw ``_DRAWS`` rows."""
+_DRAWS = 5_000_000
 _FEW_MEETINGS = 30
 """Of clicks on values so rare that one is not expected there: with more of them the information is smooth."""
 _AT_ONCE = 2_000_000
@@ -98,12 +100,12 @@ class Noise:
 
     def z(self, column: Cells, chance: Chance, information: float) -> float:
         """``chance.z``; where that is far and few meetings of clicks may have brought it about, what the share of shuffles that have as much
-        information says, if any of ``_SHUFFLES`` has."""
+        information says, if any of some thousands has."""
         z = chance.z(information)
         if z <= FAR or not 1e-4 < self._meetings(column) < _FEW_MEETINGS:
             return z
         reached = self._reached(column, information)
-        return z if reached == 0 else min(z, float(norm.isf(reached / _SHUFFLES)))
+        return z if reached == 0 else min(z, float(norm.isf(reached)))
 
     def _meetings(self, column: Cells) -> float:
         """How many pairs of rows of the rarer class are expected to share a value on which less than one row of it is expected."""
@@ -111,16 +113,17 @@ class Noise:
         pairs = column.times * column.counts * (column.counts - 1.0) / 2 * share**2
         return float(pairs[column.counts * share < 1].sum())
 
-    def _reached(self, column: Cells, information: float) -> int:
-        """Shuffles that have as much information. Only the values that rows of the rarer class fall on are looked at."""
+    def _reached(self, column: Cells, information: float) -> float:
+        """The share of shuffles that have as much information. Only the values that rows of the rarer class fall on are looked at."""
         few, rows = min(self.positives, self.rows - self.positives), self.rows
         counts = np.repeat(column.counts, column.times)
         ends = np.cumsum(counts)
         random = np.random.default_rng(0)
         alone = np.log(rows / (rows - few))
+        number = min(max(_DRAWS // few, _SHUFFLES[0]), _SHUFFLES[1])
         reached, size = 0, max(1, _AT_ONCE // few)
-        for start in range(0, _SHUFFLES, size):
-            shuffles = min(size, _SHUFFLES - start)
+        for start in range(0, number, size):
+            shuffles = min(size, number - start)
             drawn = np.concatenate([random.choice(rows, few, replace=False, shuffle=False) for _ in range(shuffles)])
             cell = np.repeat(np.arange(shuffles), few) * len(counts) + np.searchsorted(ends, drawn, side="right")
             met, times = np.unique(cell, return_counts=True)
@@ -128,7 +131,7 @@ class Noise:
             gain = _x_log_ratio(times, size_of * few / rows) + _x_log_ratio(size_of - times, size_of * (1 - few / rows)) - size_of * alone
             found = np.bincount(met // len(counts), weights=gain, minlength=shuffles) / rows + alone
             reached += int((found >= information * (1 - 1e-9)).sum())
-        return reached
+        return reached / number
 
     def chance(self, weights: np.ndarray, values: int) -> Chance:
         share = self.positives / self.rows
