@@ -208,11 +208,9 @@ def tune(
     """Search models, settings and features for the best AUC on validation. Run again, it goes on where it stopped."""
     with terminal(json) as screen:
         experiment = _load(config, overrides, "training")
-        from ctrkit.training.check import check_experiment
         from pipelines.tune import tune as search
         from pipelines.tuning.space import read_space
 
-        check_experiment(experiment)
         limit = 50 if trials is None and minutes is None else trials
         searched = read_space(space, experiment) if space is not None else None
         options = {"space": searched, "select": select, "trials": limit, "minutes": minutes, "workers": workers, "seed": seed, "out": out}

@@ -12,7 +12,6 @@ from typing import Any
 from ctrkit.config import Experiment
 from ctrkit.data.dataset import Dataset
 from ctrkit.errors import CtrkitError
-from ctrkit.training.check import check_experiment
 from ctrkit.training.monitor import undefined
 from pipelines.prepare import prepared
 from pipelines.terminal import Terminal
@@ -54,7 +53,6 @@ def tune(
         raise CtrkitError("ctrkit tune starts its own processes, and this is one of torchrun's", "Run it without torchrun, with --workers")
     folder = out or Path(experiment.output) / "tune" / experiment.name
     experiment = _with_threads(experiment, workers, folder)
-    check_experiment(experiment)
     plan = make_plan(experiment, space or default_space(experiment), seed, select)
     refuse_another(plan, folder)
     budget = Budget(trials, None if minutes is None else started + 60 * minutes)

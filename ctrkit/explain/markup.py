@@ -56,7 +56,7 @@ def slugs(texts: Sequence[str]) -> list[str]:
     found: list[str] = []
     for text in texts:
         name = slug(text)
-        found.append(f"{name}-{len(found)}" if name in found else name)
+        found.append(f"{name}_{len(found)}" if name in found else name)
     return found
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from ctrkit.selection.information import Cells
 
@@ -105,7 +105,7 @@ class Noise:
         if z <= FAR or not 1e-4 < self._meetings(column) < _FEW_MEETINGS:
             return z
         reached = self._reached(column, information)
-        return z if reached == 0 else min(z, float(norm.isf(reached)))
+        return z if reached == 0 else min(z, float(-ndtri(reached)))
 
     def _meetings(self, column: Cells) -> float:
         """How many pairs of rows of the rarer class are expected to share a value on which less than one row of it is expected."""

@@ -99,7 +99,7 @@ class TableOptimizer:
         module = cast(TabledModel, model.module)
         lookups = [m for lookup in getattr(module.tables.collection, "_lookups", ()) for m in lookup.modules()]
         self._kernels = [m for m in lookups if isinstance(m, SplitTableBatchedEmbeddingBagsCodegen)]
-        self._kernel_rates = [float(kernel.get_learning_rate()) for kernel in self._kernels]
+        self._kernel_rates = [kernel.get_learning_rate() for kernel in self._kernels]
         dense = [m for m in lookups if isinstance(m, BatchedDenseEmbeddingBag)]
         gates = [any(t.name in module.tables.gate_tables for t in m.config.embedding_tables) for m in dense]
         weights = [cast(nn.Parameter, m.emb_module.weights) for m in dense]

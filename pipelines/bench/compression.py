@@ -20,14 +20,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ctrkit.config import Compression, Experiment, UnifiedEmbedding
-from ctrkit.config_file import load_config
+from ctrkit.config_file import load_config, to_yaml
 from ctrkit.embeddings.compression.registry import check_compression, methods
 from ctrkit.errors import CtrkitError
 from ctrkit.training.run import read_result
 from pipelines.bench.compression_report import write_report
 from pipelines.bench.latency import Scale
 from pipelines.bench.lookups import lookup_ratio
-from pipelines.bench.trials import Settings, Trial, Trials, write_experiment
+from pipelines.bench.settings_file import keep
+from pipelines.bench.trials import Settings, Trial, Trials
 from pipelines.prepare import prepared
 from pipelines.terminal import Terminal
 
@@ -116,7 +117,7 @@ def bench_compression(
     prepared(experiment, screen)
     processes = processes or (min(QUICK_PROCESSES, os.cpu_count() or 1) if quick else 1)
     path = out / f"{experiment.name}.yaml"
-    write_experiment(experiment, path)
+    keep(to_yaml(experiment), path)
     plan = [
         (choice, Trial(str(path), experiment.model.name, choice.settings, seed))
         for seed in range(1, (seeds or (1 if quick else 3)) + 1)

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ctrkit.config import Experiment
-from ctrkit.config_file import load_config
+from ctrkit.config_file import load_config, to_yaml
 from ctrkit.errors import CtrkitError
+from ctrkit.training.monitor import monitored
 from pipelines.bench.report import HEADER, averages, cells, write_markdown
-from pipelines.bench.trials import Trial, Trials, grid_points, score, settings_of_models, write_experiment
+from pipelines.bench.settings_file import keep
+from pipelines.bench.trials import Trial, Trials, grid_points, settings_of_models
 
 
 def bench_models(
@@ -39,7 +41,7 @@ def bench_models(
     trials = Trials(out, say)
     for config in configs:
         experiment = load_config(config)
-        write_experiment(experiment, out / "configs" / f"{experiment.name}.yaml")
+        keep(to_yaml(experiment), out / "configs" / f"{experiment.name}.yaml")
         for model in models or [info.name for info in known_models() if info.kind in _kinds(experiment)]:
             trials.measure(config, model, grid_points(grid, settings_of[model]), seeds, experiment.training.monitor)
     rows = summarise(trials.results)
@@ -62,7 +64,9 @@ def summarise(results: Mapping[Trial, dict[str, Any]]) -> list[dict[str, Any]]:
         experiment = load_config(config)
         for model in dict.fromkeys(trial.model for trial in results if trial.config == config):
             own = {trial: result for trial, result in results.items() if (trial.config, trial.model) == (config, model)}
-            first = {trial.settings: score(result, experiment.training.monitor) for trial, result in own.items() if trial.seed == 1}
+            first = {
+                trial.settings: monitored(result["valid"], experiment.training.monitor) for trial, result in own.items() if trial.seed == 1
+            }
             best = max(first, key=lambda settings: first[settings])
             runs = [result for trial, result in own.items() if trial.settings == best]
             rows.append({"data": experiment.name, "model": model, **averages(best, runs)})

@@ -26,6 +26,7 @@ _SAME_FOR_ALL = {
     *("data_path", "checkpoint_dir", "benchmark_filename", "load_col", "eval_args", "metrics", "topk", "valid_metric"),
     *("use_gpu", "show_progress", "seed", "state", "alias_of_item_id", "MAX_ITEM_LIST_LENGTH"),
 }
+"""Settings of RecBole's that the script gives."""
 _LONGEST = 50
 """Items of a history where the dataset has none: RecBole's default."""
 

@@ -21,6 +21,7 @@ from ctrkit.retrieval.prepare import prepare
 from pipelines.bench import recbole
 from pipelines.bench.page import Heading, Paragraph, Table, write_page
 from pipelines.bench.process import run_command
+from pipelines.bench.settings_file import keep
 
 AUXILIARY: dict[str, dict[str, Any] | None] = {
     "two_tower": None,
@@ -67,7 +68,7 @@ def bench_retrieval(
         One row a data set, share, method and slice, means over seeds; the slice ``all`` is the whole test split.
 
     Raises:
-        CtrkitError: an unknown method, one of RecBole's without its Python, or an ``out`` of other settings.
+        CtrkitError: an unknown method, one of RecBole's without its Python or none with it, or an ``out`` of other settings.
     """
     known = (*NAMES, *PEERS)
     chosen = list(dict.fromkeys(methods)) or list(NAMES if peer is None else known)
@@ -76,6 +77,8 @@ def bench_retrieval(
     if peer is None and (theirs := [name for name in chosen if name in PEERS]):
         raise CtrkitError(f"'{theirs[0]}' needs a Python that has RecBole", "Name it: --peer-python PYTHON")
     if peer is not None:
+        if not any(name in PEERS for name in chosen):
+            raise CtrkitError("--peer-python: no method of RecBole is measured", f"Name one, such as --method {PEERS[0]}, or leave it out")
         keep(json.dumps(peer.settings, indent=2, sort_keys=True) + "\n", out / "configs" / "recbole.json")
     file = out / "results.jsonl"
     done = _read(file)
@@ -112,14 +115,6 @@ def with_method(base: RetrievalExperiment, method: str, share: float) -> Retriev
     else:
         model = ModelChoice.model_validate({"name": method, **(towers if method == "fusion" else {})})
     return base.model_copy(update={"model": model, "split": base.split.model_copy(update={"train_share": share})})
-
-
-def keep(text: str, path: Path) -> None:
-    """Writes settings; raises CtrkitError if others are there: the folder's trials are of those."""
-    if path.exists() and path.read_text(encoding="utf8") != text:
-        raise CtrkitError(f"'{path}' holds other settings than the benchmark's", "Give another --out, or delete that folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf8")
 
 
 def _run(trial: RetrievalTrial, config: Path, peer: recbole.RecBole | None, say: Callable[[str], Any]) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ import polars as pl
 from rich.console import Console
 
 from ctrkit.config import Experiment
-from ctrkit.config_file import load_config
+from ctrkit.config_file import load_config, to_yaml
 from ctrkit.data.dataset import Dataset
 from ctrkit.data.narrow import narrow
 from ctrkit.errors import CtrkitError, nearest
@@ -23,7 +23,7 @@ from ctrkit.training.trainer import train
 from pipelines.bench.needles import write_needles
 from pipelines.bench.rankings import RANKINGS, Material, rank
 from pipelines.bench.selection_report import write_report
-from pipelines.bench.trials import write_experiment
+from pipelines.bench.settings_file import keep
 from pipelines.prepare import prepared
 from pipelines.terminal import Terminal
 from pipelines.tuning.overrides import overridden
@@ -88,7 +88,7 @@ class _Log:
     """One log's rankings and trainings, kept in ``<out>/<name>.jsonl`` as they are made."""
 
     def __init__(self, experiment: Experiment, relevant: frozenset[str], out: Path, screen: Terminal) -> None:
-        write_experiment(experiment, out / f"{experiment.name}.yaml")
+        keep(to_yaml(experiment), out / f"{experiment.name}.yaml")
         self.experiment, self.relevant, self.folder = experiment, relevant, out / "scratch"
         self.dataset: Dataset = prepared(experiment, screen)
         self._screen = screen

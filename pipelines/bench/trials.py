@@ -14,9 +14,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from ctrkit.config import Experiment
-from ctrkit.config_file import load_config, to_yaml
+from ctrkit.config_file import load_config
 from ctrkit.errors import CtrkitError
+from ctrkit.training.monitor import monitored
 from pipelines.bench.process import run_command
 
 Settings = tuple[str, ...]
@@ -118,30 +118,9 @@ class Trials:
         if not tried:
             self._say(f"{Path(config).stem} {model}: every trial failed, see the messages above")
             return None
-        best = max(tried, key=lambda settings: score(self.results[Trial(config, model, settings, 1)], monitor))
+        best = max(tried, key=lambda settings: monitored(self.results[Trial(config, model, settings, 1)]["valid"], monitor))
         runs = [self.run(Trial(config, model, best, seed)) for seed in range(1, seeds + 1)]
         return best, [run for run in runs if run]
-
-
-def score(result: dict[str, Any], monitor: str) -> float:
-    """What ``training.monitor`` says of a result on validation; higher is better."""
-    valid = result["valid"]
-    return {"auc-logloss": valid["auc"] - valid["logloss"], "logloss": -valid["logloss"]}.get(monitor, valid.get(monitor))
-
-
-def write_experiment(experiment: Experiment, path: Path) -> None:
-    """Writes a config that trials are of.
-
-    Raises:
-        CtrkitError: another one is there: the folder's trials are of other settings.
-    """
-    text = to_yaml(experiment)
-    if path.exists() and path.read_text(encoding="utf8") != text:
-        raise CtrkitError(
-            f"'{path.parent}' holds a benchmark of other settings: '{path}' differs", "Give another --out, or delete that folder"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf8")
 
 
 def settings_of_models(names: Iterable[str]) -> dict[str, set[str]]:

@@ -16,10 +16,10 @@ from typing import Any
 import polars as pl
 
 from ctrkit.config import Experiment
-from ctrkit.config_file import load_config
+from ctrkit.config_file import load_config, to_yaml
 from ctrkit.training.run import CONFIG_FILE
 from pipelines.bench.page import Block, Paragraph, Picture, Table, write_page
-from pipelines.bench.trials import write_experiment
+from pipelines.bench.settings_file import keep
 from pipelines.rank import rank_features
 from pipelines.terminal import Terminal
 from pipelines.train import train_experiment
@@ -67,7 +67,7 @@ def bench_tune(
         CtrkitError: as ``ctrkit tune``; or an ``out`` of other settings.
     """
     experiment = load_config(config, overrides)
-    write_experiment(experiment, out / f"{experiment.name}.yaml")
+    keep(to_yaml(experiment), out / f"{experiment.name}.yaml")
     searched = read_space(space, experiment) if space is not None else default_space(experiment)
     ranking = _ranking(experiment, out, screen)
     curves = {

@@ -25,14 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from ctrkit.config import Embedding, Experiment, UnifiedEmbedding
-from ctrkit.config_file import load_config
+from ctrkit.config_file import load_config, to_yaml
 from ctrkit.data.dataset import open_dataset
 from ctrkit.data.prepare import prepare
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Feature, Hash, Kind, Vocabulary
 from pipelines.bench.budgets import LEAST_ROWS, equal_caps, in_proportion
 from pipelines.bench.report import HEADER, averages, cells, write_markdown
-from pipelines.bench.trials import Trials, grid_points, settings_of_models, write_experiment
+from pipelines.bench.settings_file import keep
+from pipelines.bench.trials import Trials, grid_points, settings_of_models
 
 MANY_BUCKETS = 2**31 - 1
 
@@ -112,7 +113,7 @@ def bench_unified(
     found = schemes(base, _rows_needed(base), budgets, lookups)
     trials = Trials(out, say)
     for scheme in found:
-        write_experiment(scheme.experiment, out / scheme.file)
+        keep(to_yaml(scheme.experiment), out / scheme.file)
     rows = []
     for scheme in found:
         if measured := trials.measure(str(out / scheme.file), model, points, seeds, base.training.monitor):

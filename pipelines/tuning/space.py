@@ -102,7 +102,12 @@ class Space(Settings):
 
 
 def default_space(experiment: Experiment) -> Space:
-    """Around the config's own settings, with two models beside its own."""
+    """Around the config's own settings, with two models beside its own.
+
+    Raises:
+        CtrkitError: the config cannot be trained as it stands.
+    """
+    check_experiment(experiment)
     others = ("mmoe", "ple") if experiment.tasks else ("deepfm", "dcnv2")
     embedding, training = experiment.embedding, experiment.training
     dims = sorted({max(1, embedding.dim // 2), embedding.dim, 2 * embedding.dim})

@@ -113,7 +113,7 @@ def test_a_missing_text_is_null(explainer: Explainer) -> None:
 
 
 def test_sections_have_pictures_of_their_own() -> None:
-    assert slugs(["Attention to 历史", "Attention to 兴趣", "a b", "a_b"]) == ["attention-to", "attention-to-1", "a-b", "a-b-3"]
+    assert slugs(["Attention to 历史", "Attention to 兴趣", "a b", "a_b"]) == ["attention-to", "attention-to_1", "a-b", "a-b_3"]
 
 
 def test_examples_are_the_surest_and_the_most_surprising_rows(

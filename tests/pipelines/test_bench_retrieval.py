@@ -76,7 +76,7 @@ def test_a_benchmark_is_resumed_and_reported(config: Path, tmp_path: Path, monke
     ran.clear()
     bench(3)
     assert sorted({e.training.seed for e in ran if e.model.name != "als"}) == [3], "the others are there already"
-    with pytest.raises(CtrkitError, match="holds other settings"):
+    with pytest.raises(CtrkitError, match="holds a benchmark of other settings"):
         bench(3, "training.batch_size=7")
 
 
@@ -151,7 +151,7 @@ def test_recbole_is_measured_on_the_same_queries(config: Path, tmp_path: Path, m
     assert (rows[0]["method"], rows[0]["slice"], rows[0]["recall@10"], rows[0]["mrr"]) == ("recbole_bpr", "all", 1.0, 1.0)
     (kept,) = map(json.loads, (tmp_path / "bench/results.jsonl").read_text().splitlines())
     assert (kept["result"]["valid"], kept["result"]["epochs"]) == ({"ndcg@10": 0.5}, 2)
-    with pytest.raises(CtrkitError, match=r"recbole.json' holds other settings"):
+    with pytest.raises(CtrkitError, match=r"holds a benchmark of other settings: .*recbole.json' differs"):
         bench(RecBole(peer))
 
 
@@ -174,6 +174,7 @@ def test_a_python_that_is_not_there_is_named(verb: list[str]) -> None:
         (["--peer-python", sys.executable, "--peer-set", "layers"], "--peer-set layers has no value"),
         (["--peer-python", sys.executable, "--peer-set", "layers=["], "cannot be read as YAML"),
         (["--peer-python", sys.executable, "--peer-set", "seed=4"], "--peer-set seed: the benchmark sets it"),
+        (["--peer-python", sys.executable, "--method", "als"], "--peer-python: no method of RecBole is measured"),
     ],
 )
 def test_settings_of_recbole_are_checked_before_anything_runs(options: list[str], said: str, config: Path, tmp_path: Path) -> None:
