@@ -169,7 +169,7 @@ def _say(ranking: Ranking, folder: Path, screen: Terminal) -> None:
     if ranking.rows < ranking.of_rows:
         screen.console.print(f"On {ranking.rows:,} of {ranking.of_rows:,} training rows, drawn uniformly.", markup=False)
     screen.console.print(
-        f"Ranking: {folder}. Train on the best: ctrkit train CONFIG --select {folder} --top 20", style="green", markup=False
+        f"Ranking in '{folder}'. Train on the best: ctrkit train CONFIG --select {folder} --top 20", style="green", markup=False
     )
 
 
