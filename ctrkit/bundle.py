@@ -217,7 +217,7 @@ def model_names(repo: str | Path, manifests: Sequence[str] = (MANIFEST_FILE,)) -
 def describe_files(folder: Path) -> dict[str, FileEntry]:
     """Size and checksum of every file in a folder but the manifest."""
     files = sorted(entry for entry in folder.iterdir() if entry.name != MANIFEST_FILE)
-    return {file.name: FileEntry(sha256=_sha256(file), bytes=file.stat().st_size) for file in files}
+    return {file.name: FileEntry(sha256=sha256_of(file), bytes=file.stat().st_size) for file in files}
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -236,11 +236,11 @@ def verify_files(folder: Path, files: Mapping[str, FileEntry]) -> None:
         if not file.is_file():
             raise CtrkitError(f"the bundle '{folder}' lacks its file '{name}'", "Copy the bundle again, or export the run again")
         size = file.stat().st_size
-        if size != entry.bytes or _sha256(file) != entry.sha256:
+        if size != entry.bytes or sha256_of(file) != entry.sha256:
             what = f"has {size} bytes instead of {entry.bytes}" if size != entry.bytes else "does not match its sha256 checksum"
             raise CtrkitError(f"the bundle's file '{file}' is corrupted: it {what}", "Copy the bundle again, or export the run again")
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

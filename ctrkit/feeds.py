@@ -55,6 +55,18 @@ class RowError(CtrkitError):
         super().__init__(f"{', '.join(where)}: {reason}")
 
 
+class NotFinite(RowError):
+    """A row of which a model made something else than finite numbers.
+
+    Attributes:
+        rows: all such rows, int64.
+    """
+
+    def __init__(self, field: str | None, reason: str, rows: np.ndarray) -> None:
+        super().__init__(int(rows[0]), field, reason)
+        self.rows = rows
+
+
 def input_names(feature: Feature) -> tuple[str, ...]:
     """The graph's inputs for a feature: ``name``, or ``name.values`` and ``name.lengths`` for a multi-valued one."""
     if feature.multi_valued:
@@ -259,23 +271,26 @@ def _shown(value: Any) -> str:
 
 
 def check_finite(found: np.ndarray, columns: Columns, features: Sequence[Feature]) -> None:
-    """Raises RowError for the first row of which a model made something else than finite numbers.
+    """Raises NotFinite, which names the largest number of the first row of which a model made something else than finite numbers: such a
+    one is the cause as a rule.
 
     Args:
         found: what it made, ``[rows]`` or ``[rows, any]``.
         columns: the rows.
     """
     finite = np.isfinite(found)
-    if not finite.all():
-        raise not_finite(int(np.argmin(finite.reshape(len(found), -1).all(1))), columns, features)
+    if finite.all():
+        return
+    rows = np.flatnonzero(~finite.reshape(len(found), -1).all(1))
+    raise NotFinite(*_largest(int(rows[0]), columns, features), rows)
 
 
-def not_finite(row: int, columns: Columns, features: Sequence[Feature]) -> RowError:
-    """Says that a model made no finite number of a row, and names the row's largest number: such a one is the cause as a rule."""
+def _largest(row: int, columns: Columns, features: Sequence[Feature]) -> tuple[str | None, str]:
+    """The field of a row's largest number, and what is to be said of it."""
     numbers = {feature.name: float(columns[feature.name][row]) for feature in features if feature.kind is Kind.NUMERIC}
     present = [name for name, number in numbers.items() if math.isfinite(number)]
     largest = max(present, key=lambda name: abs(numbers[name]), default=None)
     if largest is None:
-        return RowError(row, None, "the model makes no finite number of this row: leave it out")
+        return None, "the model makes no finite number of this row: leave it out"
     told = f"the model makes no finite number of this row, whose largest number is {numbers[largest]:g}"
-    return RowError(row, largest, f"{told}: correct it, or leave it out where it is not known")
+    return largest, f"{told}: correct it, or leave it out where it is not known"

@@ -20,7 +20,7 @@ from ctrkit.feeds import Bag, Columns, RowError, frame_to_columns
 from ctrkit.retrieval.bundle import KEY
 from ctrkit.schema import Feature
 from serving.journal import Journal
-from serving.problems import InvalidBody, TooLarge
+from serving.problems import InvalidBody, NotKept, TooLarge
 
 if TYPE_CHECKING:
     import polars as pl
@@ -211,17 +211,24 @@ class Changes:
         self._lock = threading.Lock()
 
     def attach(self, shelf: Shelf) -> None:
-        """Brings a version up to date, and tells it of all changes to come. Raises Misfit if an item does not fit it."""
+        """Brings a version up to date, and tells it of all changes to come.
+
+        Raises:
+            Misfit: an item does not fit it. With a journal such an item is hidden: another process, with newer versions, may have added it.
+        """
         with self._lock:
             self._read()
-            shelf.view = _changed(shelf, self._rows)
+            shelf.view = (_changed if self._journal is None else _of_others)(shelf, self._rows)
             self._shelves.add(shelf)
 
     def catch_up(self) -> None:
-        """Shows what other processes changed."""
+        """Shows what other processes changed; nothing new where they left a journal that cannot be read, which the log says."""
         if self._journal is not None and self._journal.has_news:
             with self._lock:
-                self._read()
+                try:
+                    self._read()
+                except CtrkitError as error:
+                    log.error("journal cannot be read", extra={"reason": str(error)})
 
     def upsert(self, shelf: Shelf, rows: Mapping[Any, Row]) -> tuple[int, int]:
         """Adds items, or changes those that are there.
@@ -254,9 +261,16 @@ class Changes:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Nobody else changes anything inside the block, and all that others changed before is shown."""
+        """Nobody else changes anything inside the block, and all that others changed before is shown.
+
+        Raises:
+            NotKept: the journal cannot be read.
+        """
         with self._lock, self._journal.writing() if self._journal is not None else nullcontext():
-            self._read()
+            try:
+                self._read()
+            except CtrkitError as error:
+                raise NotKept(error.problem, error.remedy) from error
             yield
 
     def _read(self) -> None:

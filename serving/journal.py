@@ -28,7 +28,7 @@ class Journal:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._read = 0
+        self._read = self._damaged = 0
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             self._stream = file.open("ab+", buffering=0)
@@ -39,8 +39,8 @@ class Journal:
 
     @property
     def has_news(self) -> bool:
-        """Whether there is more in it than was read; takes some microseconds."""
-        return os.fstat(self._stream.fileno()).st_size != self._read
+        """Whether there is more in it than was read, or found damaged; takes some microseconds."""
+        return os.fstat(self._stream.fileno()).st_size not in (self._read, self._damaged)
 
     def news(self) -> dict[Any, dict[str, Any] | None]:
         """What was written since the last call: key -> the item's last row, None if it was removed.
@@ -58,6 +58,7 @@ class Journal:
                     changes.pop(key, None)  # the order is that of the last changes
                     changes[key] = row
             except (ValueError, TypeError) as error:
+                self._damaged = size
                 raise CtrkitError(f"the journal '{self._file}' is damaged: {error}", "Take the line out, or the file away") from error
         self._read += len(whole)
         return changes

@@ -1,16 +1,17 @@
 """``:recommend``, stage by stage: read and parse the body, encode the users, search, rank, choose; and changes of the items."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import orjson
 
-from ctrkit.feeds import RowError, not_finite, rows_to_columns
+from ctrkit.feeds import NotFinite, RowError, rows_to_columns
 from serving.batcher import Done, Feed
 from serving.diversity import diversified
 from serving.http import Receive, Scope, Send, header, read_body, respond
@@ -30,6 +31,8 @@ from serving.wire.ask import JSON, Answer
 from serving.wire.recommend import Asked, allowed_items, histories, read_recommend, read_remove, read_upsert
 from serving.wire.rows import task_place
 
+log = logging.getLogger("ctrkit.serving")
+
 
 @dataclass
 class Retrieved:
@@ -37,6 +40,7 @@ class Retrieved:
 
     Attributes:
         view: that the numbers are of.
+        ranking: makes the ranker's inputs.
         ranker: who ranks, its inputs and the task's place.
         seconds: of the stages so far.
     """
@@ -44,6 +48,7 @@ class Retrieved:
     asked: Asked
     view: View
     found: list[Found]
+    ranking: Ranking
     ranker: tuple[Served, dict[str, np.ndarray], int] | None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -88,7 +93,7 @@ class Recommendations:
             retrieved = await self._in_pool(self._retrieve, towers, body, scope)
             scope["ctrkit"]["rows"] = len(retrieved.found)
             searched = perf_counter()
-            done = await self._ranked(retrieved)
+            retrieved, done = await self._ranked(retrieved)
             scores = _scores(retrieved, done)
             ranked = perf_counter()
             chosen = (
@@ -176,7 +181,7 @@ class Recommendations:
             by: who ranks and the task's place.
 
         Raises:
-            RowError: a user whose values do not fit, or whose vector or inner products are not finite.
+            RowError: a user whose values do not fit, or whose vector is not finite.
         """
         columns = rows_to_columns(ranking.of_towers(asked.users), towers.bundle.manifest.user_features)
         clock.stop("parse")
@@ -194,36 +199,59 @@ class Recommendations:
         for user, mine in zip(vectors, seen, strict=True):
             barred = mine[allowed[mine]]
             allowed[barred] = False
-            with np.errstate(over="ignore", invalid="ignore"):
-                found.append(search(view, towers.index, user, allowed, asked.fetch, asked.exact))
+            found.append(search(view, towers.index, user, allowed, asked.fetch, asked.exact))
             allowed[barred] = True
-            if not np.isfinite(found[-1].scores).all():
-                raise not_finite(len(found) - 1, columns, towers.bundle.manifest.user_features)
         clock.stop("index")
         ranker, task = by
         if ranker is None:
-            return Retrieved(asked, view, found, None, clock.seconds)
+            return Retrieved(asked, view, found, ranking, None, clock.seconds)
         feed = ranking.feed(asked.users, view, [one.numbers for one in found], self._limits) if found else {}
         clock.stop("parse")
-        return Retrieved(asked, view, found, (ranker, feed, task), clock.seconds)
+        return Retrieved(asked, view, found, ranking, (ranker, feed, task), clock.seconds)
 
-    async def _ranked(self, retrieved: Retrieved) -> Done | None:
-        """What the ranker makes of all candidates; None without a ranker or without candidates.
+    async def _ranked(self, retrieved: Retrieved) -> tuple[Retrieved, Done | None]:
+        """The candidates that the ranker makes finite numbers of, and what it makes of them; None without a ranker or without candidates.
 
         Raises:
-            InvalidBody: a candidate whose probability is no finite number.
+            InvalidBody: a user whose numbers spoil his candidates'.
         """
-        rows = sum(len(found.numbers) for found in retrieved.found)
-        if retrieved.ranker is None or not rows:
-            return None
+        if retrieved.ranker is None:
+            return retrieved, None
         ranker, feed, _ = retrieved.ranker
         ranker.admit()
         try:
-            return await ranker.run(feed, rows)
-        except RowError as error:
-            raise _unranked(retrieved, error) from None
+            while rows := sum(len(found.numbers) for found in retrieved.found):
+                try:
+                    return retrieved, await ranker.run(feed, rows)
+                except NotFinite as error:
+                    retrieved, feed = await self._in_pool(self._without, retrieved, error)
+            return retrieved, None
         finally:
             ranker.leave()
+
+    def _without(self, retrieved: Retrieved, error: NotFinite) -> tuple[Retrieved, Feed]:
+        """Without the item of the first row that is not finite, in all such rows: one item spoils nobody's list. And the ranker's inputs.
+
+        Raises:
+            InvalidBody: the row's largest number is the user's.
+        """
+        assert retrieved.ranker is not None
+        ranker, _, task = retrieved.ranker
+        numbers = np.concatenate([found.numbers for found in retrieved.found])
+        ends = np.cumsum([len(found.numbers) for found in retrieved.found])
+        (key,) = retrieved.view.keys(numbers[error.rows[:1]])
+        user = int(np.searchsorted(ends, error.rows[0], side="right"))
+        if error.field in retrieved.asked.users[user]:
+            raise _misfit(retrieved.asked, RowError(user, error.field, error.reason), f", item {key!r}")
+        log.warning("item is left out", extra={"model": ranker.name, "version": ranker.version, "item": key, "reason": error.reason})
+        kept = np.ones(len(numbers), bool)
+        kept[error.rows[numbers[error.rows] == numbers[error.rows[0]]]] = False
+        found = [
+            replace(one, numbers=one.numbers[own], scores=one.scores[own])
+            for one, own in zip(retrieved.found, np.split(kept, ends[:-1]), strict=True)
+        ]
+        feed = retrieved.ranking.feed(retrieved.asked.users, retrieved.view, [one.numbers for one in found], self._limits)
+        return replace(retrieved, found=found, ranker=(ranker, feed, task)), feed
 
 
 class _Clock:
@@ -283,15 +311,3 @@ def _misfit(asked: Asked, error: RowError, item: str = "") -> InvalidBody:
     user, field = error.row or 0, error.field
     place = (*asked.place(user), field) if field in asked.users[user] else asked.place(user)
     return InvalidBody(place, f"user {user}{item}{'' if field is None else f', field {field!r}'}: {error.reason}")
-
-
-def _unranked(retrieved: Retrieved, error: RowError) -> InvalidBody:
-    """
-    Args:
-        error: of a candidate's row.
-    """
-    row, ends = error.row or 0, np.cumsum([len(found.numbers) for found in retrieved.found])
-    user = int(np.searchsorted(ends, row, side="right"))
-    number = np.concatenate([found.numbers for found in retrieved.found])[row]
-    (key,) = retrieved.view.keys(number[None])
-    return _misfit(retrieved.asked, RowError(user, error.field, error.reason), f", item {key!r}")

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from ctrkit.bundle import sha256_of
 from ctrkit.errors import CtrkitError
 from ctrkit.retrieval.bundle import RetrievalBundle, open_retrieval_bundle, tower_versions
 from ctrkit.retrieval.index import INDEX_FOLDER, ApproximateIndex, ExactIndex, recall, write_index
 from ctrkit.retrieval.run import read_run
+from ctrkit.training.run import WEIGHTS_FILE
 
 
 def find_bundle(run: Path, repo: Path, name: str | None = None) -> RetrievalBundle:
@@ -20,9 +22,11 @@ def find_bundle(run: Path, repo: Path, name: str | None = None) -> RetrievalBund
     """
     experiment = read_run(run)
     folder = repo / (name or experiment.export.name or experiment.name)
+    weights = run / WEIGHTS_FILE
+    exported = sha256_of(weights) if weights.is_file() else None
     for number in reversed(tower_versions(folder)):
         bundle = open_retrieval_bundle(folder / str(number))
-        if bundle.manifest.run == run.resolve().name:
+        if bundle.manifest.weights == exported:
             return bundle
     raise CtrkitError(f"'{folder}' holds no bundle of the run '{run}'", f"Write it first: ctrkit export {run} --to {repo}")
 

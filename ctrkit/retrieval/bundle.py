@@ -38,6 +38,7 @@ class RetrievalManifest(BaseModel):
     model: str = Field(description="the method's name in ctrkit, such as two_tower")
     created: str = Field(description="UTC, ISO 8601")
     run: str = Field(description="the training run's folder")
+    weights: str = Field(description="SHA-256 of the run's weights")
     user_features: tuple[Feature, ...] = Field(description="of the user tower: user, history and context")
     item_features: tuple[Feature, ...]
     item_key: Feature = Field(description="how an item's key is read")
@@ -130,8 +131,11 @@ class RetrievalBundle:
 
 
 def _run(session: Any, columns: Columns, features: Sequence[Feature]) -> np.ndarray:
+    """Vectors whose squared lengths are finite, and so all inner products of two."""
     vectors = session.run([VECTOR], columns_to_feed(columns, features))[0]
-    check_finite(vectors, columns, features)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("rw,rw->r", vectors, vectors)
+    check_finite(squares, columns, features)
     return vectors
 
 

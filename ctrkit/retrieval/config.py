@@ -67,7 +67,7 @@ class RetrievalExperiment(Settings):
     """A log of events between users and items, what is known of both, and a model that finds items for users.
 
     ``users`` and ``items`` are side tables; the items of theirs that the log never names belong to the catalogue too. Without a side
-    table the features are columns of the log, read off the first row of each user or item.
+    table the features are columns of the log, read off the earliest row of each user or item.
     """
 
     task: Literal["retrieval"]
@@ -123,7 +123,16 @@ class RetrievalExperiment(Settings):
                 raise ValueError(f"the history '{feature.name}' is made from the events: leave 'history' out")
         if self.embedding.kind != "tables" or self.embedding.compression is not None:
             raise ValueError("embedding: a retrieval model has tables of its own, without compression")
+        if self.embedding.numeric != Embedding.model_fields["numeric"].get_default(call_default_factory=True):
+            raise ValueError("embedding.numeric: a retrieval model scales numbers: leave it out, or put a number into buckets")
         return self
+
+    @field_validator("user", "item")
+    @classmethod
+    def _plain_names(cls, column: str) -> str:
+        if "@" in column or ":" in column:
+            raise ValueError(f"the column '{column}' has '@' or ':' in its name, which ctrkit's own columns have: rename it in the file")
+        return column
 
     @field_validator("user_features")
     @classmethod

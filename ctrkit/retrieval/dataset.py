@@ -190,7 +190,7 @@ def fingerprint(experiment: RetrievalExperiment) -> str:
     tables = [table.path for table in (experiment.users, experiment.items) if table is not None]
     paths = [path for path in (experiment.data.path, *tables) if path is not None]
     files = [(file, os.stat(file).st_size, os.stat(file).st_mtime_ns) for path in paths for file in find_files(path)]
-    return hashlib.sha256(json.dumps([settings, files], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([settings, files, experiment.export.golden_rows], sort_keys=True).encode()).hexdigest()
 
 
 def dataset_dir(experiment: RetrievalExperiment) -> Path:

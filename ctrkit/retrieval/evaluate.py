@@ -10,7 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from ctrkit.data.splits import random_keys
+from ctrkit.errors import CtrkitError
 from ctrkit.retrieval import metrics
+from ctrkit.retrieval.dataset import KEY, RetrievalDataset
 from ctrkit.retrieval.events import Queries
 from ctrkit.retrieval.rows import Bags, offsets_of, take_bags
 
@@ -32,12 +34,24 @@ class Ranked:
     """What a recommender answers.
 
     Attributes:
-        lists: int64 ``[queries, length]``, the best first.
+        lists: int64 ``[queries, length]``, the best first; -1 after the last where fewer are unseen.
         ranks: int64, of every target in the order of ``Queries.targets``, from 1, over all items that are not seen.
     """
 
     lists: np.ndarray
     ranks: np.ndarray
+
+
+class ScoreError(ValueError):
+    """A recommender gave a score that is no finite number.
+
+    Attributes:
+        item: number of the first item that has one.
+    """
+
+    def __init__(self, item: int) -> None:
+        super().__init__(f"a recommender gave the item of number {item} a score that is no finite number")
+        self.item = item
 
 
 def rank(recommender: Recommender, queries: Queries, items: int, length: int) -> Ranked:
@@ -47,25 +61,40 @@ def rank(recommender: Recommender, queries: Queries, items: int, length: int) ->
 
     Args:
         items: of the catalogue.
-        length: of the lists; no longer than a query's unseen items.
+        length: of the lists; no longer than the catalogue.
 
     Raises:
-        ValueError: a score that is no finite number.
+        ScoreError: a score that is no finite number.
     """
-    length = min(length, items - int(np.diff(queries.seen[1]).max(initial=0)))
+    length = min(length, items)
     by_place = np.argsort(random_keys(0, items, seed=0))
     place = np.argsort(by_place)
     lists, ranks = [], []
     for which in _parts(len(queries), items):
         scores = np.array(recommender.scores(queries, which), np.float32)
         if not np.isfinite(scores).all():
-            raise ValueError("a recommender gave a score that is no finite number")
+            raise ScoreError(int(np.flatnonzero(~np.isfinite(scores).all(0))[0]))
         seen, offsets = take_bags(queries.seen, which)
         scores[np.repeat(np.arange(len(which)), np.diff(offsets)), seen] = -np.inf
         lists.append(_top(scores, length, place, by_place))
         targets, offsets = take_bags(queries.targets, which)
         ranks.append(_ranks(scores, np.repeat(np.arange(len(which)), np.diff(offsets)), targets, place))
     return Ranked(np.concatenate(lists), np.concatenate(ranks))
+
+
+def rank_catalogue(recommender: Recommender, queries: Queries, dataset: RetrievalDataset, length: int) -> Ranked:
+    """The same of a dataset's catalogue.
+
+    Raises:
+        CtrkitError: a score that is no finite number; names the item.
+    """
+    try:
+        return rank(recommender, queries, dataset.items.height, length)
+    except ScoreError as error:
+        raise CtrkitError(
+            f"the model gives the item {dataset.items[KEY][error.item]!r} a score that is no finite number",
+            "Correct its largest number, or leave it out where it is not known",
+        ) from error
 
 
 def measure(ranked: Ranked, queries: Queries, counts: np.ndarray, at: Sequence[int]) -> dict[str, float]:
@@ -163,7 +192,8 @@ def _top(scores: np.ndarray, length: int, place: np.ndarray, by_place: np.ndarra
     row, item = np.divmod(np.flatnonzero(chosen), scores.shape[1])  # seven times as fast as nonzero
     best_first = np.lexsort((place[item], -scores[row, item], row))
     starts = offsets_of(np.bincount(row, minlength=len(scores)))[:-1]
-    return item[best_first][starts[:, None] + np.arange(length)]
+    lists = item[best_first][starts[:, None] + np.arange(length)]
+    return np.where(np.isneginf(np.take_along_axis(scores, lists, axis=1)), -1, lists)
 
 
 def _ranks(scores: np.ndarray, row: np.ndarray, item: np.ndarray, place: np.ndarray) -> np.ndarray:

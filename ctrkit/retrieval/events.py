@@ -142,7 +142,7 @@ def assign_splits(user: np.ndarray, item: np.ndarray, time: np.ndarray, settings
         if not (split == code).any():
             raise CtrkitError(
                 f"none of the {len(user):,} events are for {name}",
-                f"Users need {_FEWEST} events or more, or split by time; and fewer cold items and users may do",
+                f"Users need {_FEWEST} events or more, or split by time; and fewer cold items and users, or a greater split.train_share, may do",
             )
     return split, cold
 

@@ -12,7 +12,7 @@ import polars as pl
 import torch
 
 import ctrkit
-from ctrkit.bundle import describe_files, open_session
+from ctrkit.bundle import describe_files, open_session, sha256_of
 from ctrkit.errors import CtrkitError
 from ctrkit.export.graph import VECTOR, write_model
 from ctrkit.export.selfcheck import TOLERANCE, checked_rows, to_tensors
@@ -34,6 +34,7 @@ from ctrkit.retrieval.rows import Rows
 from ctrkit.retrieval.run import catalogue_of, read_result, read_run, read_weights
 from ctrkit.retrieval.trained import Side, Trained
 from ctrkit.schema import Feature
+from ctrkit.training.run import WEIGHTS_FILE
 from ctrkit.transforms import FittedTransforms
 
 
@@ -95,6 +96,7 @@ def export_towers(run: Path, repo: Path, name: str | None = None) -> ExportedTow
             model=method.name,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             run=run.resolve().name,
+            weights=sha256_of(run / WEIGHTS_FILE),
             user_features=graphs[0].transforms.features,
             item_features=graphs[1].transforms.features,
             item_key=catalogue.item_key,

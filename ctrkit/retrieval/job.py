@@ -8,7 +8,7 @@ from rich.console import Console
 
 from ctrkit.retrieval.config import RetrievalExperiment
 from ctrkit.retrieval.dataset import RetrievalDataset
-from ctrkit.retrieval.evaluate import Recommender, measure, rank
+from ctrkit.retrieval.evaluate import Recommender, measure, rank_catalogue
 from ctrkit.retrieval.events import Queries
 
 
@@ -24,7 +24,7 @@ class Job:
     def validate(self, recommender: Recommender) -> dict[str, float]:
         """Metrics on the valid split."""
         queries, at = self._valid, self.experiment.evaluation.at
-        ranked = rank(recommender, queries, self.dataset.items.height, max(at))
+        ranked = rank_catalogue(recommender, queries, self.dataset, max(at))
         return measure(ranked, queries, self.dataset.counts, at)
 
     @cached_property

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from ctrkit import schema
-from ctrkit.config import ModelChoice
+from ctrkit.config import Embedding, ModelChoice
 from ctrkit.config_errors import explain
 from ctrkit.errors import CtrkitError, nearest
 from ctrkit.retrieval.baselines.als import AlsSettings, fit_als
@@ -60,6 +60,7 @@ class Method:
     """
     Attributes:
         load: of a method that keeps its weights, and so can be evaluated anew and exported.
+        ignores: settings of the experiment that are nothing to it.
     """
 
     name: str
@@ -67,7 +68,15 @@ class Method:
     settings: type[schema.Settings]
     fit: Fit
     load: Load | None = None
+    ignores: tuple[str, ...] = ()
 
+
+_TABLES = tuple(f"embedding.{name}" for name in Embedding.model_fields)
+_STEPS = tuple(f"training.{name}" for name in ("batch_size", "epochs", "learning_rate", "weight_decay", "clip_norm", "monitor", "patience"))
+_NO_EPOCHS = (*_TABLES, *_STEPS)
+_OWN_OPTIMIZER = (*_TABLES, "training.learning_rate", "training.weight_decay", "training.clip_norm")
+_STEPS_OF_USERS = (*_TABLES, "training.batch_size", "training.weight_decay", "training.clip_norm")
+_ADAM_ALONE = (*(f"embedding.{name}" for name in ("optimizer", "learning_rate", "l2")), "training.learning_rate", "training.clip_norm")
 
 METHODS = {
     method.name: method
@@ -91,17 +100,60 @@ METHODS = {
             "Deshpande & Karypis, Item-Based Top-N Recommendation Algorithms, TOIS 2004",
             ItemKnnSettings,
             fit_item_knn,
+            ignores=_NO_EPOCHS,
         ),
-        Method("als", "Hu, Koren & Volinsky, Collaborative Filtering for Implicit Feedback Datasets, ICDM 2008", AlsSettings, fit_als),
-        Method("bpr_mf", "Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback, UAI 2009", BprSettings, fit_bpr),
-        Method("lightgcn", "He et al., LightGCN, SIGIR 2020", LightGcnSettings, fit_lightgcn),
-        Method("autorec", "Sedhain et al., AutoRec, WWW 2015", AutoRecSettings, fit_autorec),
-        Method("deepfm", "Guo et al., DeepFM, IJCAI 2017, asked of every pair", DeepFmSettings, fit_deepfm),
-        Method("boosting", "Ke et al., LightGBM, NeurIPS 2017, on features of users and items", BoostingSettings, fit_boosting),
-        Method("sasrec", "Kang & McAuley, Self-Attentive Sequential Recommendation, ICDM 2018", SasRecSettings, fit_sasrec, TrainedSasRec),
-        Method("popularity", "the items with the most training events, the same for everyone", PopularitySettings, fit_popularity),
+        Method(
+            "als",
+            "Hu, Koren & Volinsky, Collaborative Filtering for Implicit Feedback Datasets, ICDM 2008",
+            AlsSettings,
+            fit_als,
+            ignores=_NO_EPOCHS,
+        ),
+        Method(
+            "bpr_mf",
+            "Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback, UAI 2009",
+            BprSettings,
+            fit_bpr,
+            ignores=_OWN_OPTIMIZER,
+        ),
+        Method("lightgcn", "He et al., LightGCN, SIGIR 2020", LightGcnSettings, fit_lightgcn, ignores=_OWN_OPTIMIZER),
+        Method("autorec", "Sedhain et al., AutoRec, WWW 2015", AutoRecSettings, fit_autorec, ignores=_STEPS_OF_USERS),
+        Method("deepfm", "Guo et al., DeepFM, IJCAI 2017, asked of every pair", DeepFmSettings, fit_deepfm, ignores=_ADAM_ALONE),
+        Method(
+            "boosting",
+            "Ke et al., LightGBM, NeurIPS 2017, on features of users and items",
+            BoostingSettings,
+            fit_boosting,
+            ignores=_NO_EPOCHS,
+        ),
+        Method(
+            "sasrec",
+            "Kang & McAuley, Self-Attentive Sequential Recommendation, ICDM 2018",
+            SasRecSettings,
+            fit_sasrec,
+            TrainedSasRec,
+            ignores=_STEPS_OF_USERS,
+        ),
+        Method(
+            "popularity",
+            "the items with the most training events, the same for everyone",
+            PopularitySettings,
+            fit_popularity,
+            ignores=_NO_EPOCHS,
+        ),
     )
 }
+
+
+def not_read(experiment: RetrievalExperiment) -> list[str]:
+    """Settings that the experiment has changed and that are nothing to its method."""
+    found = []
+    for name in METHODS[experiment.model.name].ignores:
+        section, _, key = name.partition(".")
+        default = RetrievalExperiment.model_fields[section].get_default(call_default_factory=True)
+        if getattr(getattr(experiment, section), key) != getattr(default, key):
+            found.append(name)
+    return found
 
 
 def method_of(choice: ModelChoice) -> tuple[Method, Any]:

@@ -1,6 +1,6 @@
 """Metrics of recommended lists, exact, of each query. NumPy only.
 
-A list holds item numbers, the best first, ``[queries, length]``. ``found`` says which of them are targets, bool of that shape, and
+A list holds item numbers, the best first, and -1 where there are no more, ``[queries, length]``. ``found`` says which of them are targets, bool of that shape, and
 ``targets`` how many targets a query has, ``[queries]``, one at least. Each metric is ``[queries]``; a mean over queries is the figure.
 """
 
@@ -35,12 +35,14 @@ def novelty(lists: np.ndarray, counts: np.ndarray, k: int) -> np.ndarray:
     ``p = (count + 1) / (all counts + items)``: add-one smoothing, so that an item never seen in training has a p.
     """
     bits = -np.log2((counts + 1) / (counts.sum() + len(counts)))
-    return bits[lists[:, :k]].mean(1)
+    first = lists[:, :k]
+    return np.where(first >= 0, bits[first], 0).sum(1) / (first >= 0).sum(1)
 
 
 def coverage(lists: np.ndarray, items: int, k: int) -> float:
     """Share of the catalogue that is among the first k of any query (Ge et al., 2010)."""
-    return len(np.unique(lists[:, :k])) / items
+    first = lists[:, :k]
+    return len(np.unique(first[first >= 0])) / items
 
 
 def popularity_bias(lists: np.ndarray, targets: np.ndarray, counts: np.ndarray, k: int) -> float:
@@ -51,5 +53,5 @@ def popularity_bias(lists: np.ndarray, targets: np.ndarray, counts: np.ndarray, 
     Args:
         targets: items, of all queries.
     """
-    wanted = counts[targets].mean()
-    return float(counts[lists[:, :k]].mean() / wanted) if wanted > 0 else float("nan")
+    first, wanted = lists[:, :k], counts[targets].mean()
+    return float(counts[first[first >= 0]].mean() / wanted) if wanted > 0 else float("nan")

@@ -31,8 +31,8 @@ class NegativeSettings(schema.Settings):
 
     @model_validator(mode="after")
     def _some(self) -> "NegativeSettings":
-        if not (self.in_batch or self.uniform or self.popularity or self.memory):
-            raise ValueError("choose one kind of negatives at least")
+        if not (self.in_batch or self.uniform or self.popularity):
+            raise ValueError("choose one kind of negatives at least: in_batch, uniform or popularity; a memory is empty at first")
         return self
 
 

@@ -149,16 +149,23 @@ def _positive_rows(columns: LogColumns, say: Progress) -> pl.DataFrame:
 
 
 def _side(log: pl.DataFrame, name: str, table: SideTable | None, key: Feature, features: Sequence[Feature]) -> pl.DataFrame:
-    """The users or the catalogue: ``@key`` and the canonical features, keys of the side table first, then those of the log alone."""
+    """The users or the catalogue: ``@key`` and the canonical features, keys of the side table first, then those of the log alone.
+
+    Without a side table features are those of the earliest row, which is no test event where there is another.
+    """
     seen = log.select(pl.col(name).alias(KEY)).unique(maintain_order=True)
     if table is None:
-        return seen.hstack(log.unique(name, keep="first", maintain_order=True).select(f.name for f in features))
+        earliest = log.sort(TIME, maintain_order=True).unique(name, keep="first", maintain_order=True)
+        first = earliest.select(pl.col(name).alias(KEY), *(pl.col(f.name).alias(f"feature:{f.name}") for f in features))
+        return seen.join(first, on=KEY, how="left", maintain_order="left").rename(lambda column: column.removeprefix("feature:"))
     raw = side_table(table, {table.on, *(f.name for f in features)}, "users" if name == _USER else "items")
     try:
         keys = canonicalise(raw.select(table.on), [key]).to_series().alias(KEY)
         if keys.is_duplicated().any():
             twice = keys.filter(keys.is_duplicated())[0]
             raise CtrkitError(f"the key {table.on} = {twice!r} is there more than once", "A side table has one row a key")
+        if (empty := (keys == _missing(key)).arg_true()).len():
+            raise CtrkitError(f"row {empty[0] + 1} has no '{table.on}'", "Every row of a side table needs its key")
         every = pl.concat([keys.to_frame(), seen]).unique(maintain_order=True) if name == _ITEM else seen
         joined = every.join(raw.with_columns(keys), on=KEY, how="left", maintain_order="left").with_columns(pl.col(KEY).alias(table.on))
         return joined.select(KEY).hstack(canonicalise(joined.select(f.name for f in features), features))

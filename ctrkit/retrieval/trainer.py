@@ -11,9 +11,9 @@ from rich.console import Console
 from ctrkit.errors import CtrkitError
 from ctrkit.retrieval.config import RetrievalExperiment
 from ctrkit.retrieval.dataset import RetrievalDataset
-from ctrkit.retrieval.evaluate import Recommender, measure, measure_slices, rank
+from ctrkit.retrieval.evaluate import Recommender, measure, measure_slices, rank_catalogue
 from ctrkit.retrieval.job import Job
-from ctrkit.retrieval.methods import method_of
+from ctrkit.retrieval.methods import method_of, not_read
 from ctrkit.retrieval.run import RetrievalResult, create_run, find_unfinished, read_result
 from ctrkit.training.run import RESULT_FILE, write_json
 
@@ -44,9 +44,13 @@ def train(
     started = time.perf_counter()
     folder = find_unfinished(experiment, dataset, run_dir) if resume else create_run(experiment, dataset, run_dir)
     if (finished := read_result(folder)) is not None:
-        return RetrievalResult(**{**finished, "run": folder})
+        undefined = float("nan")
+        splits = {s: {name: undefined if value is None else value for name, value in finished[s].items()} for s in ("valid", "test")}
+        return RetrievalResult(**{**finished, **splits, "run": folder})
     checkpoints = folder / "checkpoints"
     job = Job(experiment, dataset, folder, console or Console(stderr=True))
+    if ignored := not_read(experiment):
+        job.say(f"model '{method.name}' does not read {', '.join(ignored)}: the config sets them to no effect")
     torch.manual_seed(experiment.training.seed)
     try:
         fitted = method.fit(job, settings)
@@ -85,6 +89,6 @@ def evaluate(experiment: RetrievalExperiment, dataset: RetrievalDataset, recomme
         raise CtrkitError(f"a retrieval run is not evaluated on '{split}'", "Name valid or test")
     at = experiment.evaluation.at
     queries = dataset.queries(split, experiment.evaluation.valid_queries if split == "valid" else None)
-    ranked = rank(recommender, queries, dataset.items.height, max(at))
+    ranked = rank_catalogue(recommender, queries, dataset, max(at))
     slices = measure_slices(ranked, queries, dataset.counts, dataset.user_counts, at)
     return {"metrics": measure(ranked, queries, dataset.counts, at), "slices": slices}

@@ -25,7 +25,6 @@ from ctrkit.retrieval.job import Fitted, Job
 from ctrkit.retrieval.negatives import Candidates, Negatives
 from ctrkit.retrieval.rows import Rows, stack
 from ctrkit.retrieval.towers import RetrievalModel, TowerSettings, TwoTowers, reload
-from ctrkit.schema import UNKNOWN_ID
 from ctrkit.training.checkpoint import Checkpoints
 from ctrkit.training.distributed import Worker, distribute, gather_full_weights, load_full_weights, process_group
 from ctrkit.training.run import WEIGHTS_FILE, save_tensors
@@ -174,8 +173,8 @@ class TowerTraining:
                 expected = [self.negatives.log_expected(items).to(scores.device) for items in (candidates.items, positives)]
                 return losses.sampled_softmax(own, scores, same, *expected)
 
-    def _give_unknown_ids_the_default(self) -> None:
-        """An id of a single-valued field that training has no row of gets the vector that masked fields have, where there is one."""
+    def _give_untrained_ids_the_default(self) -> None:
+        """Ids of single-valued fields that training has no row of get the vector that masked fields have, where there is one."""
         dataset = self.job.dataset
         tables = gather_full_weights(self.model)
         sides = (
@@ -185,14 +184,16 @@ class TowerTraining:
         for tower, inputs, rows in sides:
             default = getattr(tower, "default", None)
             for number, field in enumerate(inputs.id_fields):
-                if default is not None and not field.multi_valued and not (rows.ids[field.name] == UNKNOWN_ID).any():
-                    tables[f"embedding/{field.name}"][UNKNOWN_ID] = default[number].detach()
+                if default is not None and not field.multi_valued:
+                    table = tables[f"embedding/{field.name}"]
+                    untrained = np.setdiff1d(np.arange(len(table)), rows.ids[field.name])
+                    table[torch.from_numpy(untrained)] = default[number].detach().to(table)
         load_full_weights(self.model, tables)
 
     def _evaluate(self, loss: float, tracker: Tracker) -> None:
         progress, monitor = self.progress, self.training.monitor
         if self.auxiliary is not None and self.auxiliary.masks:
-            self._give_unknown_ids_the_default()
+            self._give_untrained_ids_the_default()
         metrics = self.job.validate(TowerRecommender(self.encoder, self.job.dataset))
         if metrics[monitor] > progress.best_value:
             progress.best_value, progress.best_epoch = metrics[monitor], progress.epoch
@@ -228,6 +229,8 @@ class TowerTraining:
         weights, state = self.checkpoints.load(epoch)
         self._load(weights)
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.training.learning_rate
         self.tables.load_state_dict(state["table_optimizer"])
         self.negatives.load(state["negatives"])
         torch.set_rng_state(state["random"])

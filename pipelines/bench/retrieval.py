@@ -18,6 +18,7 @@ from ctrkit.errors import CtrkitError, nearest
 from ctrkit.retrieval.config import RetrievalExperiment, load_retrieval
 from ctrkit.retrieval.dataset import open_dataset
 from ctrkit.retrieval.prepare import prepare
+from ctrkit.retrieval.towers import TowerSettings
 from pipelines.bench import recbole
 from pipelines.bench.page import Heading, Paragraph, Table, write_page
 from pipelines.bench.process import run_command
@@ -106,7 +107,8 @@ def with_method(base: RetrievalExperiment, method: str, share: float) -> Retriev
 
     RecBole's methods have settings of their own: the model's are left as they are, and so are those of the config's own method.
     """
-    towers = {key: value for key, value in base.model.settings.items() if key not in ("auxiliary", "weight", "share")}
+    of_towers = base.model.name in ("two_tower", "fusion")
+    towers = {key: value for key, value in base.model.settings.items() if of_towers and key in TowerSettings.model_fields}
     if method in AUXILIARY:
         auxiliary = {"auxiliary": AUXILIARY[method]} if AUXILIARY[method] else {}
         model = ModelChoice.model_validate({"name": "two_tower", **towers, **auxiliary})

@@ -80,6 +80,7 @@ def write_towers(repo: Path, name: str, version: int, vectors: np.ndarray) -> Pa
         model="synthetic",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         run=f"{name}-synthetic-{version}",
+        weights="",
         user_features=USER_FEATURES,
         item_features=ITEM_FEATURES,
         item_key=ITEM_FEATURES[0],

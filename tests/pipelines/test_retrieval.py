@@ -76,3 +76,13 @@ def test_what_does_not_go(config: Path, ctrkit: Callable, arguments: tuple[str, 
     refused = ctrkit(verb, config, *rest)
     assert refused.status == 2
     assert said in refused.json["error"]
+
+
+def test_a_metric_that_is_not_defined_is_shown_again(config: Path, ctrkit: Callable) -> None:
+    """Of one user with a single taste the target was never trained on: there is no bias towards popular items to tell."""
+    pl.DataFrame({"user": ["u0"] * 6, "item": range(6)}).write_csv(config.parent / "one.csv")
+    settings = ("--set", f"data.path={config.parent / 'one.csv'}", "--set", "model={name: popularity}", "--set", "name=one")
+    first = ctrkit("train", config, *settings)
+    assert first.status == 0 and first.json["test"]["popularity_bias@3"] is None
+    again = ctrkit("train", config, *settings, "--run", first.json["run"], "--resume")
+    assert again.status == 0 and again.json["test"] == first.json["test"]

@@ -1,15 +1,20 @@
 """The full catalogue is ranked as sorting by hand would, seen items left out."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ctrkit.data.splits import random_keys
+from ctrkit.errors import CtrkitError
 from ctrkit.retrieval.baselines.popularity import Popularity
-from ctrkit.retrieval.evaluate import Ranked, item_kinds, measure, measure_slices, rank
+from ctrkit.retrieval.dataset import RetrievalDataset
+from ctrkit.retrieval.evaluate import Ranked, item_kinds, measure, measure_slices, rank, rank_catalogue
 from ctrkit.retrieval.events import Queries
 from ctrkit.retrieval.rows import Bags, offsets_of
+from tests.retrieval.conftest import ITEMS
 
 
 def bags(*lists: list[int]) -> Bags:
@@ -46,7 +51,7 @@ def test_ranks_and_lists_are_those_of_sorting(seed: int, items: int, rows: int) 
     for row in range(rows):
         unseen = [item for item in range(items) if item not in seen[row]]
         best_first = sorted(unseen, key=lambda item: (-table[row, item], keys[item]))
-        assert ranked.lists[row].tolist() == best_first[: ranked.lists.shape[1]]
+        assert ranked.lists[row].tolist() == [*best_first, *[-1] * len(seen[row])]
         for target in targets[row]:
             assert ranked.ranks[place] == best_first.index(target) + 1
             place += 1
@@ -79,9 +84,26 @@ def test_equal_scores_do_not_favour_the_first_items() -> None:
     assert abs(np.corrcoef(ranked.ranks, np.arange(items))[0, 1]) < 0.1
 
 
-def test_a_score_that_is_no_number_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no finite number"):
-        rank(Fixed(np.array([[np.nan, 1.0]])), queries(bags([0]), bags([])), 2, 1)
+def test_a_score_that_is_no_number_is_an_error(dataset: RetrievalDataset) -> None:
+    with pytest.raises(ValueError, match="the item of number 1 a score that is no finite number"):
+        rank(Fixed(np.array([[1.0, np.nan]])), queries(bags([0]), bags([])), 2, 1)
+    asked = dataset.queries("test", 1)
+    with pytest.raises(CtrkitError, match="gives the item 17 a score that is no finite number"):
+        rank_catalogue(Fixed(np.where(np.arange(ITEMS) == 17, np.inf, 0.0)[None]), asked, dataset, 5)
+
+
+def test_a_user_who_has_seen_nearly_all_shortens_no_list_but_his_own() -> None:
+    """Of two users' lists of two one has a single item: coverage, novelty and bias count three."""
+    counts = np.array([3, 2, 1, 1])
+    scores = np.array([[4.0, 3, 2, 1], [4.0, 3, 2, 1]])
+    asked = queries(bags([0], [3]), bags([], [0, 1, 2]))
+    ranked = rank(Fixed(scores), asked, 4, 2)
+    assert ranked.lists.tolist() == [[0, 1], [3, -1]]
+    found = measure(ranked, asked, counts, (2,))
+    bits = [-math.log2((count + 1) / 11) for count in (3, 2, 1)]
+    assert found["coverage@2"] == 3 / 4
+    assert found["novelty@2"] == pytest.approx(((bits[0] + bits[1]) / 2 + bits[2]) / 2)
+    assert found["popularity_bias@2"] == pytest.approx((3 + 2 + 1) / 3 / 2)
 
 
 def test_kinds_of_items_go_by_training_events() -> None:

@@ -1,6 +1,7 @@
 """Both towers as ONNX from raw values, an index over the catalogue, and what is refused."""
 
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from ctrkit.retrieval.export import export_towers
 from ctrkit.retrieval.index import ApproximateIndex, ExactIndex, best, recall, write_index
 from ctrkit.retrieval.run import read_result
 from ctrkit.retrieval.trainer import train
+from ctrkit.training.run import WEIGHTS_FILE
 from pipelines.bench.synthetic_towers import clustered, write_towers
 from tests.retrieval.test_training import QUIET, SMALL, changed
 
@@ -200,12 +202,15 @@ def test_who_looks_for_models_that_score_passes_towers_by(bundle: RetrievalBundl
 def test_what_is_not_there_or_altered(run: Path, bundle: RetrievalBundle, tmp_path: Path) -> None:
     with pytest.raises(CtrkitError, match="holds no bundle of the run"):
         find_bundle(run, tmp_path)
+    namesake = shutil.copytree(run, tmp_path / run.name)
+    (namesake / WEIGHTS_FILE).write_bytes((namesake / WEIGHTS_FILE).read_bytes() + b" ")
+    with pytest.raises(CtrkitError, match="holds no bundle of the run"):
+        find_bundle(namesake, bundle.path.parents[1])
+    assert find_bundle(run, bundle.path.parents[1]).path == bundle.path
     with pytest.raises(CtrkitError, match="no exported towers"):
         open_retrieval_bundle(tmp_path)
     with pytest.raises(CtrkitError, match="no index can be read"):
         RetrievalBundle(tmp_path, bundle.manifest).index()
-    import shutil
-
     copy = shutil.copytree(bundle.path, tmp_path / "copy")
     (copy / ITEM_FILE).write_bytes(b"no graph")
     with pytest.raises(CtrkitError, match="is corrupted"):

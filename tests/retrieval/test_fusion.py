@@ -16,6 +16,7 @@ from ctrkit.retrieval.rows import Rows
 from ctrkit.retrieval.run import catalogue_of, read_weights
 from ctrkit.retrieval.trainer import train
 from ctrkit.schema import UNKNOWN_ID, IdField, Inputs
+from tests.retrieval.conftest import config
 from tests.retrieval.test_training import QUIET, changed
 
 INPUTS = Inputs(id_fields=tuple(IdField(name=name, rows=5) for name in "abc"), numeric_fields=("x",))
@@ -94,3 +95,18 @@ def test_cold_items_and_users_are_found(cold: tuple[RetrievalExperiment, Retriev
         torch.testing.assert_close(read_weights(result.run)["tables"]["embedding/item"][UNKNOWN_ID], default)
         assert catalogue_of(result.run).context_names == ["hour"]
         assert export_towers(result.run, tmp_path / "repo").max_abs_diff <= 1e-5
+
+
+def test_ids_in_buckets_that_nobody_trained_get_the_default_vector(shop: Path, tmp_path: Path) -> None:
+    """Items 38 and 39 are in no event, and have buckets of their own."""
+    buckets = {"kind": "vocabulary", "oov_buckets": 8}
+    features = [{"name": "item", "kind": "categorical", "dtype": "int", "transform": buckets}, {"name": "colour", "kind": "categorical"}]
+    settings = config(shop, tmp_path, item_features=features, model={"name": "fusion", "hidden": [8], "width": 8})
+    dataset = prepare(settings)
+    weights = read_weights(train(settings, dataset, console=QUIET).run)
+    ids = dataset.encoded_items.ids["item"][-2:]
+    table, default = weights["tables"]["embedding/item"], weights["towers"]["item.default"][0]
+    assert ids[0] != ids[1] and UNKNOWN_ID not in ids
+    torch.testing.assert_close(table[torch.from_numpy(ids)], default.expand(2, -1), rtol=0, atol=0)
+    trained = np.unique(dataset.encoded_items.ids["item"][dataset.counts > 0])
+    assert not (table[torch.from_numpy(trained)] == default).all(1).any()

@@ -78,6 +78,7 @@ def test_the_expectation_counts_the_batches_that_are_candidates() -> None:
     assert counts == [2, 4, 6, 8, 8]
 
 
-def test_none_at_all_is_refused() -> None:
-    with pytest.raises(ValidationError, match="one kind of negatives"):
-        settings()
+def test_none_at_all_is_refused_and_so_is_a_memory_alone() -> None:
+    for none in ({}, {"memory": 3}):
+        with pytest.raises(ValidationError, match="one kind of negatives"):
+            settings(**none)

@@ -93,6 +93,46 @@ def test_without_side_tables_features_are_columns_of_the_log(tmp_path: Path) -> 
     assert dataset.events.item[dataset.events.user == 0].tolist() == [0, 1, 2, 3, 4], "in the order of the rows"
 
 
+def test_without_side_tables_features_are_those_of_the_earliest_row_whatever_the_order_of_the_file(tmp_path: Path) -> None:
+    rows = [(user, (user + step) % 7, f"mood{step}", step) for user in range(9) for step in range(5)]
+    for name, ordered in (("oldest", rows), ("newest", rows[::-1])):
+        pl.DataFrame(ordered, schema=["user", "item", "mood", "time"], orient="row").write_csv(tmp_path / f"{name}.csv")
+        experiment = RetrievalExperiment.model_validate(
+            {
+                "task": "retrieval",
+                "name": name,
+                "data": {"path": str(tmp_path / f"{name}.csv")},
+                "user": "user",
+                "item": "item",
+                "time": "time",
+                "item_features": [{"name": "item", "kind": "categorical"}],
+                "user_features": [{"name": "mood", "kind": "categorical"}],
+                "output": str(tmp_path),
+            }
+        )
+        assert prepare(experiment).users["mood"].to_list() == ["mood0"] * 9, "never that of the test event"
+
+
+def test_an_item_without_a_key_is_named(shop: Path, tmp_path: Path) -> None:
+    text = (shop / "items.csv").read_text().splitlines()
+    (tmp_path / "items.csv").write_text("\n".join([*text[:3], "," + text[3].partition(",")[2], *text[4:]]))
+    with pytest.raises(CtrkitError, match="row 3.* has no .*item"):
+        prepare(config(shop, tmp_path, items={"path": str(tmp_path / "items.csv"), "on": "item"}))
+    named = {"item_features": [{"name": "colour", "kind": "categorical"}], "user_features": [{"name": "taste", "kind": "categorical"}]}
+    with pytest.raises(CtrkitError, match="row 3.* has no .*item"):
+        prepare(config(shop, tmp_path, items={"path": str(tmp_path / "items.csv"), "on": "item"}, **named))
+
+
+def test_columns_named_as_ctrkits_own_are_refused(shop: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'user:token' has '@' or ':' in its name"):
+        config(shop, tmp_path, user="user:token")
+
+
+def test_numbers_are_scaled_alone(shop: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"embedding\.numeric: a retrieval model scales numbers"):
+        config(shop, tmp_path, embedding={"dim": 8, "numeric": "autodis"})
+
+
 def test_a_dataset_is_found_again_and_another_one_is_not(
     experiment: RetrievalExperiment, dataset: RetrievalDataset, tmp_path: Path
 ) -> None:
@@ -100,6 +140,7 @@ def test_a_dataset_is_found_again_and_another_one_is_not(
     assert found is not None and found.path == dataset.path == dataset_dir(experiment)
     other = experiment.model_copy(update={"split": experiment.split.model_copy(update={"cold_items": 0.1})})
     assert open_dataset(other) is None
+    assert open_dataset(experiment.model_copy(update={"export": experiment.export.model_copy(update={"golden_rows": 9})})) is None
     assert open_dataset(experiment.model_copy(update={"training": experiment.training.model_copy(update={"seed": 9})})) is not None
     with pytest.raises(CtrkitError, match="is not a prepared dataset"):
         RetrievalDataset(tmp_path)

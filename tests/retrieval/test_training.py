@@ -1,6 +1,8 @@
 """Towers learn the shop's tastes, of training events alone, and a killed training goes on as if it had not been."""
 
+import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,7 @@ def test_a_killed_training_goes_on(
     with pytest.raises(KeyboardInterrupt):
         train(other, dataset, console=QUIET)
     monkeypatch.setattr(TowerTraining, "_evaluate", evaluate)
+    shutil.copytree(tmp_path / "b", tmp_path / "c")
     resumed = train(other, dataset, console=QUIET, resume=True)
     assert resumed.test == whole.test and resumed.valid == whole.valid
     for name, tensor in read_weights(whole.run)["towers"].items():
@@ -149,6 +152,25 @@ def test_a_killed_training_goes_on(
     assert train(other, dataset, console=QUIET, run_dir=resumed.run, resume=True).test == whole.test, "a finished run is left as it is"
     with pytest.raises(CtrkitError, match="no unfinished run"):
         train(other, dataset, console=QUIET, resume=True)
+    still = {"training": settings.training.model_copy(update={"learning_rate": 1e-30}), "output": str(tmp_path / "c")}
+    rates: list[float] = []
+    step = TowerTraining.step
+
+    def noted(self: TowerTraining, *arguments: Any) -> torch.Tensor:
+        rates.extend(group["lr"] for group in self.optimizer.param_groups)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(TowerTraining, "step", noted)
+    train(settings.model_copy(update=still), dataset, console=QUIET, resume=True)
+    assert set(rates) == {1e-30}, "a new learning rate is heeded"
+
+
+def test_what_a_method_does_not_read_is_said(experiment: RetrievalExperiment, dataset: RetrievalDataset, tmp_path: Path) -> None:
+    said = io.StringIO()
+    train(changed(experiment, tmp_path, {"name": "popularity"}, learning_rate=0.5), dataset, console=Console(file=said, width=300))
+    assert "model 'popularity' does not read " in said.getvalue() and "training.learning_rate" in said.getvalue()
+    train(experiment.model_copy(update={"output": str(tmp_path / "towers")}), dataset, console=Console(file=said, width=300))
+    assert said.getvalue().count("does not read") == 1
 
 
 @pytest.mark.parametrize(

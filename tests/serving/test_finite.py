@@ -2,13 +2,17 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
+import onnx
 import pyarrow as pa
 import pytest
+from onnx import TensorProto, helper
 from prometheus_client.parser import text_string_to_metric_families
 
+from ctrkit.bundle import MANIFEST_FILE, MODEL_FILE, Manifest, describe_files
 from pipelines.bench.synthetic_towers import clustered, write_towers
 from serving.settings import ServingSettings
 from serving.wire.ask import ARROW
@@ -29,8 +33,26 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     make_bundle(repo, "shadowed", 1)
     make_bundle(repo, "shadowed", 2, shift=math.inf)
     write_towers(repo, "shop", 1, VECTORS)
+    reads_boost(repo)
     with service(repo, ServingSettings(poll_s=0, pin={"shadowed": 1}, shadow={"shadowed": 2})) as address:
         yield address
+
+
+def reads_boost(repo: Path) -> None:
+    """A ranker of which an item's boost of -1e10 makes infinity less infinity, and any other number of items 1."""
+    folder = make_bundle(repo, "boosted", shift=math.inf)
+    model = onnx.load(folder / MODEL_FILE)
+    for node in model.graph.node:
+        node.input[:] = ["boost" if name == "price" else name for name in node.input]
+    next(one for one in model.graph.input if one.name == "price").name = "boost"
+    next(one for one in model.graph.initializer if one.name == "tenth").CopyFrom(helper.make_tensor("tenth", TensorProto.FLOAT, [], [1e38]))
+    onnx.save(model, folder / MODEL_FILE)
+    manifest = Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
+    features = tuple(f.model_copy(update={"name": "boost"}) if f.name == "price" else f for f in manifest.features)
+    inputs = manifest.inputs.model_copy(update={"numeric_fields": ("boost",)})
+    (folder / MANIFEST_FILE).unlink()
+    written = manifest.model_copy(update={"features": features, "inputs": inputs, "files": describe_files(folder)})
+    (folder / MANIFEST_FILE).write_text(written.model_dump_json())
 
 
 def problem(address: str, path: str, body: Any) -> tuple[list[Any], str]:
@@ -90,15 +112,24 @@ def test_an_item_whose_vector_is_not_finite_is_not_taken(address: str) -> None:
     assert httpx.get(f"{address}/v1/models/shop").json()["items"]["added"] == 0
 
 
-def test_a_score_that_overflows_is_not_answered(address: str) -> None:
-    """The item's vector is finite, and its inner product with the user's is not."""
-    assert httpx.post(f"{address}/v1/models/shop/items:upsert", json={"items": [{"item": 47, "boost": 3e37}]}).status_code == 200
+def test_an_item_whose_score_could_overflow_is_not_taken(address: str) -> None:
+    """Its vector is finite, and its inner product with a user's need not be."""
+    where, said = problem(address, "shop/items:upsert", {"items": [{"item": 47, "boost": 3e37}]})
+    assert where == ["items", 0, "boost"] and said.startswith("item 0, field 'boost': the model makes no finite number of this row")
+
+
+def test_an_item_that_a_ranker_makes_no_number_of_is_left_out(address: str) -> None:
+    items = [{"item": 47, "boost": -1e10}, {"item": 48, "boost": -1e10}, {"item": 49, "boost": 2}]
+    assert httpx.post(f"{address}/v1/models/shop/items:upsert", json={"items": items}).status_code == 200
     try:
-        for more in ({}, {"index": "exact"}, {"diversity": 0.5}):
-            where, said = problem(address, "shop:recommend", {"users": [{"likes": 7}], "k": 1, **more})
-            assert where == ["users", 0] and said == "user 0: the model makes no finite number of this row: leave it out"
+        ask = {"users": [{"likes": 7}, {"likes": 8}], "allow": [3, 47, 48, 49], "k": 9, "rank_by": {"model": "boosted"}}
+        lists = httpx.post(f"{address}/v1/models/shop:recommend", json=ask).json()["recommendations"]
+        assert [sorted(entry["item"] for entry in one["items"]) for one in lists] == [[3, 49], [3, 49]]
+        assert {entry["score"] for one in lists for entry in one["items"]} == {1.0}
+        one = httpx.post(f"{address}/v1/models/shop:recommend", json={**ask, "allow": [47], "diversity": 0.5})
+        assert [one["items"] for one in one.json()["recommendations"]] == [[], []]
     finally:
-        assert httpx.post(f"{address}/v1/models/shop/items:remove", json={"items": [47]}).json()["removed"] == 1
+        assert httpx.post(f"{address}/v1/models/shop/items:remove", json={"items": [47, 48, 49]}).json()["removed"] == 3
 
 
 def test_a_shadow_without_a_number_has_failed(address: str) -> None:

@@ -196,6 +196,8 @@ def test_an_item_of_another_process_that_a_version_cannot_take_is_hidden_there(t
         change(after, "upsert", [{"item": one, "colour": "gold", "boost": 2}, {"item": other, "boost": 1}, {"item": 5}])
         assert items(after, user={"likes": 7}, k=2) == [one, other]
         assert items(before, user={"likes": 7}, k=2) == [other, 7]
+        with service(tmp_path / "before", settings) as again:
+            assert items(again, user={"likes": 7}, k=2) == [other, 7], "and where it starts again"
         change(after, "upsert", [{"item": one, "boost": 2}])
         assert items(before, user={"likes": 7}, k=2) == [one, other]
 
@@ -230,12 +232,22 @@ def test_a_journal_that_cannot_be_used_is_said(own: Path, monkeypatch: pytest.Mo
         assert items(address, user={"likes": 7}, k=1) == [7] and (own / "kept" / "shop.jsonl").read_bytes() == b""
         change(address, "remove", [7])
     file = own / "kept" / "shop.jsonl"
-    for text, said in ((b"nonsense\n", "is damaged"), (b'[[5000, {"boost": "x"}]]\n', "expected a number, got 'x'")):
-        file.write_bytes(text)
-        pool = ThreadPoolExecutor(1)
-        with pytest.raises(CtrkitError, match=said):
-            Repository(own, pool, settings).load()
-        pool.shutdown()
+    file.write_bytes(b"nonsense\n")
+    pool = ThreadPoolExecutor(1)
+    with pytest.raises(CtrkitError, match="is damaged"):
+        Repository(own, pool, settings).load()
+    pool.shutdown()
+
+
+def test_a_journal_that_was_damaged_spoils_no_answer(own: Path) -> None:
+    settings = ServingSettings(poll_s=0, journal=own / "kept")
+    with service(own, settings) as address:
+        change(address, "upsert", [{"item": ITEMS + 7, "boost": 1}])
+        with (own / "kept" / "shop.jsonl").open("ab") as stream:
+            stream.write(b"nonsense\n")
+        for _ in range(2):
+            assert items(address, user={"likes": 7}, k=1) == [ITEMS + 7]
+            assert "is damaged" in refused(address, 503, "shop/items:upsert", items=[{"item": 9}])
 
 
 def test_a_journal_that_was_emptied_takes_no_change_until_the_service_starts_again(own: Path) -> None:
