@@ -18,7 +18,7 @@ import numpy as np
 from ctrkit.errors import CtrkitError
 from ctrkit.feeds import Bag, Columns, RowError, frame_to_columns
 from ctrkit.retrieval.bundle import KEY
-from ctrkit.schema import Feature
+from ctrkit.schema import MISSING_INT, Feature
 from serving.journal import Journal
 from serving.problems import InvalidBody, NotKept, TooLarge
 
@@ -60,7 +60,7 @@ class ItemTable:
 
 
 class Holders:
-    """Value -> the numbers of the rows that hold it.
+    """Value -> the numbers of the rows that hold it. A list without values holds the missing one.
 
     Args:
         column: of single values, or of lists of them.
@@ -71,7 +71,9 @@ class Holders:
 
         frame = pl.DataFrame({"value": column}).with_row_index("row")
         if isinstance(column.dtype, pl.List):
-            frame = frame.explode("value").drop_nulls()
+            missing = "" if column.dtype.inner == pl.String else MISSING_INT
+            empty = frame.filter(pl.col("value").list.len() == 0).select("row", value=pl.lit(missing, column.dtype.inner))
+            frame = pl.concat([frame.explode("value").drop_nulls(), empty])
         grouped = frame.group_by("value").agg(pl.col("row").unique())
         self._places = {value: place for place, value in enumerate(grouped["value"].to_list())}
         self._rows = grouped["row"].explode().to_numpy().astype(np.int64)

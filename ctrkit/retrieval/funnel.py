@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ctrkit.config import Experiment
-from ctrkit.config_file import load_settings
+from ctrkit.config_file import load_settings, task_of
+from ctrkit.errors import CtrkitError
 from ctrkit.feeds import reads
 from ctrkit.retrieval.config import FEATURE_LISTS, RetrievalExperiment
 from ctrkit.schema import Settings
@@ -54,5 +55,10 @@ class Funnel(Settings):
 
 
 def load_funnel(path: str | Path, overrides: Sequence[str] = ()) -> Funnel:
-    """Reads a funnel. Raises as ``ctrkit.config.load_config``."""
+    """Reads a funnel. Raises as ``ctrkit.config_file.load_config``."""
+    if (task := task_of(path)) != "funnel":
+        raise CtrkitError(
+            f"'{path}' is {'of no task' if task is None else f'of task: {task}'}, and a funnel is of task: funnel",
+            f"Train it alone: ctrkit train {path}",
+        )
     return load_settings(path, overrides, Funnel, ("ranking.features", *(f"retrieval.{name}" for name in FEATURE_LISTS)))

@@ -128,3 +128,10 @@ def test_what_does_not_fit_is_said_before_anything_is_trained(
     overrides = [part for change in changes for part in ("--set", change)]
     refused = ctrkit(verb, config, *overrides)
     assert refused.status == 2 and said in refused.json["error"]
+
+
+def test_what_is_no_funnel_is_told_what_it_is(config: Path, ctrkit: Callable, tmp_path: Path) -> None:
+    for task, said in (("task: retrieval", "is of task: retrieval"), ("name: clicks", "is of no task")):
+        (tmp_path / "other.yaml").write_text(task)
+        refused = ctrkit("funnel", tmp_path / "other.yaml", "--to", tmp_path / "repo")
+        assert refused.status == 2 and said in refused.json["error"] and "ctrkit train" in refused.json["error"]

@@ -57,6 +57,14 @@ def test_items_come_change_and_go_without_a_restart(own: Path, few: str) -> None
     assert digests(own) == before, "requests never write to the repository"
 
 
+def test_items_without_a_value_are_found_by_null(own: Path) -> None:
+    with service(own, ServingSettings(poll_s=0)) as address:
+        change(address, "upsert", [{"item": 5000}, {"item": 5001, "colour": "gold", "tags": ["new"]}])
+        for feature in ("colour", "tags"):
+            assert items(address, user={"likes": 7}, where={feature: None}) == [5000]
+            assert set(items(address, user={"likes": 7}, where={feature: ["gold", "new", None]})) == {5000, 5001}
+
+
 def test_a_change_that_is_refused_changes_nothing(own: Path) -> None:
     with service(own, ServingSettings(poll_s=0, max_changed_items=2, max_rows=3)) as address:
         path = "shop/items:upsert"

@@ -29,6 +29,9 @@ class AutoRecSettings(schema.Settings):
     regularisation: float = Field(default=1e-4, ge=0)
     unseen: float = Field(default=0.1, gt=0, le=1, description="weight of an unseen item's zero; a seen one's is 1")
     users: int = Field(default=128, ge=1, description="of a step")
+    learning_rate: float = Field(
+        default=1e-2, gt=0, description="of Adam"
+    )
 
 
 class AutoRec(nn.Module):
@@ -74,7 +77,7 @@ def fit_autorec(job: Job, settings: AutoRecSettings) -> Fitted:
         {"params": [model.encode.weight, model.decode.weight], "weight_decay": settings.regularisation},
         {"params": [model.bias, model.decode.bias]},
     ]
-    optimizer = torch.optim.Adam(groups, lr=training.learning_rate, fused=True)
+    optimizer = torch.optim.Adam(groups, lr=settings.learning_rate, fused=True)
 
     def epoch(number: int) -> float:
         order, total = np.random.default_rng([training.seed, number]).permutation(known), 0.0
