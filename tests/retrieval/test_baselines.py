@@ -205,11 +205,11 @@ def test_autorec_s_penalty_leaves_the_biases_alone(tmp_path: Path) -> None:
     """A great one leaves nothing of both layers: a user's own items do not tell, and popularity is what the biases learn."""
     _popular_first(tmp_path)
     experiment, dataset = _bare(tmp_path, {"name": "autorec"})
-    experiment = changed(experiment, tmp_path, {"name": "autorec"}, learning_rate=0.02)
+    experiment = changed(experiment, tmp_path, {"name": "autorec"})
     spread = {}
     for regularisation in (0.0, 100.0):
         torch.manual_seed(0)
-        settings = AutoRecSettings(hidden=8, users=16, regularisation=regularisation)
+        settings = AutoRecSettings(hidden=8, users=16, regularisation=regularisation, learning_rate=0.02)
         model = fit_autorec(Job(experiment, dataset, tmp_path, QUIET), settings).recommender
         scores = model.scores(dataset.queries("test"), np.arange(50))
         spread[regularisation] = scores.std(0).max()
