@@ -117,13 +117,7 @@ METHODS = {
             ignores=_OWN_OPTIMIZER,
         ),
         Method("lightgcn", "He et al., LightGCN, SIGIR 2020", LightGcnSettings, fit_lightgcn, ignores=_OWN_OPTIMIZER),
-        Method(
-            "autorec",
-            "Sedhain et al., AutoRec, WWW 2015",
-            AutoRecSettings,
-            fit_autorec,
-            ignores=("training.learning_rate", *_STEPS_OF_USERS),
-        ),
+        Method("autorec", "Sedhain et al., AutoRec, WWW 2015", AutoRecSettings, fit_autorec, ignores=_STEPS_OF_USERS),
         Method("deepfm", "Guo et al., DeepFM, IJCAI 2017, asked of every pair", DeepFmSettings, fit_deepfm, ignores=_ADAM_ALONE),
         Method(
             "boosting",

@@ -6,7 +6,8 @@
 The paper has ratings and sums over the observed ones. Of events there are no others: unseen items count as zeros, with a weight of their
 own, as Hu, Koren & Volinsky (ICDM 2008) have it. A query's user is read off the history of its moment.
 
-A user has few of the items, and so V is looked up; the penalty is the optimizer's, which adds its gradient.
+A user has few of the items, and so V is looked up; the penalty is the optimizer's, which adds its gradient. W and b start at zero, of which
+the paper says nothing: what most items should get is near zero, and a random start leaves scores that stand above it for many epochs.
 """
 
 from typing import Any
@@ -29,9 +30,6 @@ class AutoRecSettings(schema.Settings):
     regularisation: float = Field(default=1e-4, ge=0)
     unseen: float = Field(default=0.1, gt=0, le=1, description="weight of an unseen item's zero; a seen one's is 1")
     users: int = Field(default=128, ge=1, description="of a step")
-    learning_rate: float = Field(
-        default=1e-2, gt=0, description="of Adam"
-    )
 
 
 class AutoRec(nn.Module):
@@ -45,6 +43,8 @@ class AutoRec(nn.Module):
         bound = items**-0.5  # as of a linear layer
         for parameter in (self.encode.weight, self.bias):
             nn.init.uniform_(parameter, -bound, bound)
+        for parameter in self.decode.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, seen: Any) -> Tensor:
         items, starts = (torch.from_numpy(part).long() for part in (seen.indices, seen.indptr[:-1]))
@@ -77,7 +77,7 @@ def fit_autorec(job: Job, settings: AutoRecSettings) -> Fitted:
         {"params": [model.encode.weight, model.decode.weight], "weight_decay": settings.regularisation},
         {"params": [model.bias, model.decode.bias]},
     ]
-    optimizer = torch.optim.Adam(groups, lr=settings.learning_rate, fused=True)
+    optimizer = torch.optim.Adam(groups, lr=training.learning_rate, fused=True)
 
     def epoch(number: int) -> float:
         order, total = np.random.default_rng([training.seed, number]).permutation(known), 0.0
