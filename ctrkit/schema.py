@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PADDING_ID = 0
 UNKNOWN_ID = 1
-MISSING_INT = -(2**63)
+MISSING_INT = NO_GROUP = -(2**63)
 """An int feature's missing value inside a graph; a missing string is ``""``, a missing number NaN."""
 OUTPUT = "probability"
 """A graph's output for one label; several labels have one of their name each."""
@@ -130,6 +130,9 @@ class Feature(Settings):
     def _history_fits(self) -> "Feature":
         if self.kind is Kind.SEQUENCE and self.of is None:
             raise ValueError(f"sequence '{self.name}' needs 'of': the categorical feature it is a history of")
+        for key in ("separator", "max_length", "pooling"):
+            if not self.multi_valued and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"feature '{self.name}' is {self.kind.value} and has '{key}', which is for kind: multi_valued")
         for key in ("of", "history"):
             if self.kind is not Kind.SEQUENCE and getattr(self, key) is not None:
                 raise ValueError(f"feature '{self.name}' is {self.kind.value} and has '{key}', which is for kind: sequence")

@@ -136,6 +136,8 @@ def test_a_sequence_has_the_dtype_and_transform_of_what_it_is_a_history_of(load:
         ("{name: past, kind: sequence, of: user, dtype: int}", "'past' has the dtype of 'user': leave its own out"),
         ("{name: past, kind: sequence, of: user, transform: {min_count: 3}}", "'past' has the transform of 'user': leave its own out"),
         ("{name: past, kind: sequence, of: user, pooling: sum}", "takes no pooling"),
+        ("{name: tags, kind: categorical, separator: ','}", "has 'separator', which is for kind: multi_valued"),
+        ("{name: tags, kind: numeric, max_length: 5}", "has 'max_length', which is for kind: multi_valued"),
         ("{name: past, kind: multi_valued, of: user}", "has 'of', which is for kind: sequence"),
     ],
 )

@@ -10,6 +10,7 @@ import polars as pl
 from ctrkit.data.keys import check_key, plain_text
 from ctrkit.data.readers import Chunk, LogReader
 from ctrkit.errors import CtrkitError, nearest
+from ctrkit.schema import NO_GROUP
 
 _OVER_ROWS = {"Agg", "Len", "Over", "Rank", "Quantile", "Correlation", "Explode", "Selector"}
 """Polars' names for what takes or gives several rows or columns."""
@@ -197,7 +198,7 @@ class TimeRule:
 
 
 def group_ids(values: pl.Series, setting: str = "group") -> pl.Series:
-    """A 64-bit hash of each value: equal for equal values, all that grouping needs.
+    """A 64-bit hash of each value: equal for equal values, all that grouping needs. Where there is none, ``NO_GROUP``.
 
     Args:
         setting: where the column is named in the config, for errors.
@@ -207,4 +208,5 @@ def group_ids(values: pl.Series, setting: str = "group") -> pl.Series:
     """
     check_key(values.dtype, f"{setting}: '{values.name}'")
     texts = values.to_frame().select(plain_text(values.name, values.dtype)).to_series()
-    return texts.fill_null("").hash(seed=0).reinterpret(signed=True).alias(GROUP)
+    none = texts.is_null() | (texts == "")
+    return texts.fill_null("").hash(seed=0).reinterpret(signed=True).set(none, NO_GROUP).alias(GROUP)

@@ -67,7 +67,7 @@ class Cut:
 def cut(keys: Keys, rows: int, split: Split) -> Cut:
     """Cuts off the test and the validation split.
 
-    Rows with equal keys (the same time) stay together, so sizes are as near to the wanted ones as that allows.
+    Rows with equal keys (the same time) stay together, so sizes are as near to the wanted ones as that allows. Three times can be split.
 
     Raises:
         CtrkitError: a split would be empty.
@@ -78,12 +78,15 @@ def cut(keys: Keys, rows: int, split: Split) -> Cut:
             f"{rows:,} rows cannot be split into {valid:,} for validation, {test:,} for test and the rest for training: no split may be empty",
             "Change split.valid and split.test",
         )
+    both = test + valid
     test_from, test = _boundary(keys, rows, test) if test else (2**64, 0)
-    valid_from, later = _boundary(keys, rows, min(test + valid, rows))
-    if later == rows or later == test:
-        empty = "training" if later == rows else "validation"
+    valid_from, later = _some_before(keys, rows, test, both)
+    if later == rows and test:
+        test_from, test, _ = kth_largest(keys, rows, 1)
+        valid_from, later = _some_before(keys, rows, test, both)
+    if later == rows:
         raise CtrkitError(
-            f"the split leaves no rows for {empty}: too many rows share one '{split.column}'",
+            f"the split leaves no rows for training: too many rows share one '{split.column}'",
             "Split by order, at random, or by a finer time",
         )
     return Cut(valid_from, test_from, {"train": rows - later, "valid": later - test, "test": test})
@@ -98,6 +101,15 @@ def _boundary(keys: Keys, rows: int, later: int) -> tuple[int, int]:
     key, at_or_above, above = kth_largest(keys, rows, later)
     if above and (later - above < at_or_above - later or at_or_above == rows):
         return key + 1, above
+    return key, at_or_above
+
+
+def _some_before(keys: Keys, rows: int, test: int, later: int) -> tuple[int, int]:
+    """``_boundary`` with rows below the test's: those of one time at least."""
+    key, at_or_above = _boundary(keys, rows, later)
+    if at_or_above > test or test == rows:
+        return key, at_or_above
+    key, at_or_above, _ = kth_largest(keys, rows, test + 1)
     return key, at_or_above
 
 

@@ -47,7 +47,8 @@ class BatchNorm(nn.Module):
         if not self.training:
             return nn.functional.batch_norm(x, self.mean, self.variance, self.scale, self.shift, eps=self.eps)
         x = x.float()
-        if times is None and not _several_processes() and x.numel() > x.shape[1]:
+        fused = times is None and not _several_processes() and not torch.compiler.is_compiling()  # whose graph has no counter to read
+        if fused and x.numel() > x.shape[1]:
             self.batches += 1
             weight = max(1 / self.batches.item(), self.momentum)
             return nn.functional.batch_norm(x, self.mean, self.variance, self.scale, self.shift, True, weight, self.eps)
@@ -59,7 +60,7 @@ class BatchNorm(nn.Module):
         centred = x - mean.view(broadcast)
         variance = _sum_over_processes((centred.square() * each).sum(others)) / count.clamp(min=1)
         with torch.no_grad():
-            some = (count > 0).float()  # a batch without rows teaches nothing
+            some = (count > 1).float()  # one row has no variance, and none nothing at all
             self.batches += some
             weight = some * (1 / self.batches.clamp(min=1)).clamp(min=self.momentum)
             self.mean.lerp_(mean, weight)

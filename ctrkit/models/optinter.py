@@ -210,12 +210,13 @@ class OptInterSearch(Search):
 
     def decide(self, weights: Mapping[str, Any], evaluate: Callable[[int], float]) -> Decision:
         m = self.mixture
+        may_be = m.may_be.cpu()
         if self.settings.method == "search":
-            ways = weights["dense_arch"]["choice"].masked_fill(~m.may_be, -torch.inf).argmax(1)
+            ways = weights["dense_arch"]["choice"].masked_fill(~may_be, -torch.inf).argmax(1)
         else:
             way = METHODS.index(self.settings.method)
-            ways = torch.where(m.may_be[:, way], way, NAIVE)
-        memorised = {name for name, number in zip(m.memorisable_names, m.memorisable, strict=True) if ways[number] == MEMORISED}
+            ways = torch.where(may_be[:, way], way, NAIVE)
+        memorised = {name for name, number in zip(m.memorisable_names, m.memorisable.tolist(), strict=True) if ways[number] == MEMORISED}
         return {METHODS_KEY: ways.to(torch.int8)} | {cross_name(pair): keys for pair, keys in self.frequent.items() if pair in memorised}
 
 

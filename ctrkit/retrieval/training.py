@@ -80,7 +80,7 @@ class TowerTraining:
                 self._evaluate(loss, tracker)
         finally:
             tracker.close()
-        best = torch.load(self.checkpoints.best_path(self.progress.best_epoch), map_location="cpu", weights_only=True)
+        best = self.checkpoints.load_best(self.progress.best_epoch)
         save_tensors(best, self.job.folder / WEIGHTS_FILE)
         dataset = self.job.dataset
         reloaded = reload(self.towers, best, dataset.query_inputs, dataset.item_inputs, self.job.experiment.embedding)

@@ -80,7 +80,15 @@ class Checkpoints:
             weights = torch.load(path / WEIGHTS, map_location="cpu", weights_only=True, mmap=True)
             return weights, torch.load(path / f"rank-{self._rank}.pt", map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load raises many types on a damaged file
-            raise CtrkitError(f"the resume point '{path}' is damaged: {error}", "Delete it; the one before it is used then") from error
+            raise _damaged(path, error) from error
+
+    def load_best(self, step: int) -> dict[str, Any]:
+        """Raises CtrkitError when they are damaged."""
+        path = self.best_path(step)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # torch.load raises many types on a damaged file
+            raise CtrkitError(f"the best weights '{path}' are damaged: {error}", "Train anew without --resume") from error
 
     def save_best(self, step: int, weights: Mapping[str, Any]) -> None:
         """Keeps the best weights; called by process 0 alone, before the resume point that names them."""
@@ -99,10 +107,15 @@ class Checkpoints:
         return self._folder / f"step-{step:010d}"
 
     def _manifest(self, step: int) -> dict[str, Any]:
-        return json.loads((self._path(step) / MANIFEST).read_text(encoding="utf8"))
+        path = self._path(step)
+        try:
+            manifest = json.loads((path / MANIFEST).read_text(encoding="utf8"))
+            return {key: manifest[key] for key in ("best_step", "processes")}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(path, error) from error
 
     def _steps(self) -> list[int]:
-        return sorted(int(path.name.removeprefix("step-")) for path in self._folder.glob("step-*"))
+        return sorted(int(path.name.removeprefix("step-")) for path in self._folder.glob("step-" + 10 * "[0-9]"))
 
     def _prune(self) -> None:
         for step in self._steps()[:-KEPT]:
@@ -111,3 +124,7 @@ class Checkpoints:
         for path in self._folder.glob("best-*.pt"):
             if int(path.stem.removeprefix("best-")) not in kept:
                 path.unlink()
+
+
+def _damaged(path: Path, error: Exception) -> CtrkitError:
+    return CtrkitError(f"the resume point '{path}' is damaged: {error}", "Delete it; the one before it is used then")

@@ -401,7 +401,7 @@ class Loop:
     def _best_weights(self) -> dict[str, Any]:
         """Every process calls it."""
         dist.barrier()
-        return torch.load(self.checkpoints.best_path(cast(int, self.progress.best_step)), map_location="cpu", weights_only=True, mmap=True)
+        return self.checkpoints.load_best(cast(int, self.progress.best_step))
 
     def _load_weights(self, weights: dict[str, Any]) -> None:
         self.dense_arch.load_state_dict(weights["dense_arch"])

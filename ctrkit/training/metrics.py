@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ctrkit.schema import NO_GROUP
+
 
 def auc(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Area under the ROC curve: the chance that a click scores above a non-click, a tie counting one half.
@@ -118,7 +120,7 @@ def ece(labels: ArrayLike, probabilities: ArrayLike, bins: int = 15) -> float:
 
 
 def evaluate_metrics(labels: ArrayLike, probabilities: ArrayLike, groups: ArrayLike | None = None) -> dict[str, float]:
-    """All of them; ``gauc`` when ``groups`` is given."""
+    """All of them; ``gauc`` when ``groups`` is given, over rows that have one."""
     result = {
         "auc": auc(labels, probabilities),
         "logloss": logloss(labels, probabilities),
@@ -127,7 +129,8 @@ def evaluate_metrics(labels: ArrayLike, probabilities: ArrayLike, groups: ArrayL
         "ece": ece(labels, probabilities),
     }
     if groups is not None:
-        result["gauc"] = gauc(labels, probabilities, groups)
+        known = np.asarray(groups) != NO_GROUP
+        result["gauc"] = gauc(*(np.asarray(part)[known] for part in (labels, probabilities, groups)))
     return result
 
 

@@ -103,10 +103,11 @@ class VocabularyFitter:
         if self._merged.filter(pl.col("value") != missing).is_empty():
             raise no_value(self.feature)
         frequent = self._merged.filter(pl.col("count") >= self.settings.min_count)
-        if frequent.is_empty():
+        if frequent.filter(pl.col("value") != missing).is_empty():
+            most = self._merged.filter(pl.col("value") != missing)["count"].max()
             raise CtrkitError(
                 f"feature '{self.feature.name}' has no value seen {self.settings.min_count} times in the training split: "
-                f"the most frequent is seen {self._merged['count'].max()} times",
+                f"the most frequent is seen {most} times",
                 "Lower its transform's min_count, or drop it from features",
             )
         ordered = frequent.sort(["count", "value"], descending=[True, False])

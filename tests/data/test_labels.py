@@ -12,6 +12,7 @@ from ctrkit.config import Data
 from ctrkit.data.labels import LabelRule, TimeRule, group_ids
 from ctrkit.data.readers import Chunk, open_log
 from ctrkit.errors import CtrkitError
+from ctrkit.schema import NO_GROUP
 
 
 def rule_for(tmp_path: Path, text: str, **columns: Sequence[Any] | pl.Series) -> tuple[LabelRule, Chunk]:
@@ -168,7 +169,8 @@ def test_what_is_no_time(times: list[Any], problem: str) -> None:
 def test_groups_are_equal_where_values_are() -> None:
     ids = group_ids(pl.Series(["a", "b", "a", None, None, "c"]))
     assert ids.dtype == pl.Int64 and ids.null_count() == 0
-    assert (ids[0] == ids[2]) and (ids[3] == ids[4]) and ids.n_unique() == 4
+    assert (ids[0] == ids[2]) and ids.n_unique() == 4
+    assert ids[3] == ids[4] == group_ids(pl.Series([""]))[0] == NO_GROUP
     assert group_ids(pl.Series([5, 2**40])).to_list() == group_ids(pl.Series(["5", str(2**40)])).to_list()
 
 

@@ -46,7 +46,21 @@ def test_a_batch_of_one_row_is_its_own_mean() -> None:
     norm = BatchNorm(2)
     result = norm(torch.tensor([[5.0, -7.0]]))
     torch.testing.assert_close(result, torch.zeros(1, 2))
-    assert norm.variance.isfinite().all()
+    assert norm.variance.tolist() == [1, 1] and norm.mean.tolist() == [0, 0], "one row tells no variance"
+
+
+def test_a_compiled_layer_is_compiled_once() -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    norm, counter = BatchNorm(3), CompileCounter()
+    compiled = torch.compile(norm, backend=counter)
+    plain, _ = pair(3)
+    plain.load_state_dict(norm.state_dict())
+    for _ in range(5):
+        x = torch.randn(8, 3)
+        torch.testing.assert_close(compiled(x), plain(x))
+    torch.testing.assert_close(norm.variance, plain.variance)
+    assert counter.frame_count == 1
 
 
 def test_a_large_mean_does_not_swallow_the_variance() -> None:

@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
+from ctrkit.schema import NO_GROUP
 from ctrkit.training import metrics
 
 # few distinct scores, so that ties are common
@@ -123,6 +124,12 @@ def test_one_class_leaves_what_needs_two_undefined(label: int) -> None:
     assert np.isnan(values["auc"]) and np.isnan(values["gauc"]) and np.isnan(values["ne"])
     assert np.isfinite(values["logloss"]) and np.isfinite(values["ece"])
     assert np.isnan(values["calibration"]) == (label == 0)
+
+
+def test_rows_without_a_group_are_no_group() -> None:
+    labels, probabilities = [0, 1, 1, 0, 1, 0], [0.1, 0.9, 0.2, 0.8, 0.3, 0.7]
+    found = metrics.evaluate_metrics(labels, probabilities, [5, 5, *[NO_GROUP] * 4])
+    assert found["gauc"] == 1 and found["auc"] < 0.6
 
 
 def test_bad_vectors_are_refused() -> None:

@@ -261,6 +261,11 @@ def test_feature_without_any_value_is_named(fit, feature, rows):
         fit(feature, [None] * rows)
 
 
+def test_missing_cells_are_no_value_that_is_frequent(fit):
+    with pytest.raises(CtrkitError, match="'x' has no value seen 3 times.*most frequent is seen 2 times"):
+        fit(text(kind="vocabulary", min_count=3), ["a", "a", "b", None, None, None])
+
+
 def test_min_count_above_every_value_is_named(fit):
     with pytest.raises(CtrkitError, match="'x' has no value seen 3 times.*most frequent is seen 2 times.*min_count"):
         fit(text(kind="vocabulary", min_count=3), ["a", "a", "b"])
