@@ -242,5 +242,6 @@ def verify_files(folder: Path, files: Mapping[str, FileEntry]) -> None:
 
 
 def sha256_of(file: Path) -> str:
+    """Of a file's content, in hexadecimal digits."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

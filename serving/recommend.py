@@ -230,26 +230,27 @@ class Recommendations:
             ranker.leave()
 
     def _without(self, retrieved: Retrieved, error: NotFinite) -> tuple[Retrieved, Feed]:
-        """Without the item of the first row that is not finite, in all such rows: one item spoils nobody's list. And the ranker's inputs.
+        """Without the candidates that are not finite, of which one spoils nobody's list; and the ranker's inputs.
 
         Raises:
-            InvalidBody: the row's largest number is the user's.
+            InvalidBody: a user of whom none is left.
         """
         assert retrieved.ranker is not None
         ranker, _, task = retrieved.ranker
         numbers = np.concatenate([found.numbers for found in retrieved.found])
         ends = np.cumsum([len(found.numbers) for found in retrieved.found])
         (key,) = retrieved.view.keys(numbers[error.rows[:1]])
-        user = int(np.searchsorted(ends, error.rows[0], side="right"))
-        if error.field in retrieved.asked.users[user]:
-            raise _misfit(retrieved.asked, RowError(user, error.field, error.reason), f", item {key!r}")
-        log.warning("item is left out", extra={"model": ranker.name, "version": ranker.version, "item": key, "reason": error.reason})
         kept = np.ones(len(numbers), bool)
-        kept[error.rows[numbers[error.rows] == numbers[error.rows[0]]]] = False
-        found = [
-            replace(one, numbers=one.numbers[own], scores=one.scores[own])
-            for one, own in zip(retrieved.found, np.split(kept, ends[:-1]), strict=True)
-        ]
+        kept[error.rows] = False
+        parts = np.split(kept, ends[:-1])
+        for user, own in enumerate(parts):
+            if len(own) and not own.any():
+                first = user == np.searchsorted(ends, error.rows[0], side="right")
+                field, reason = (error.field, error.reason) if first else (None, "the model makes no finite number of any candidate")
+                raise _misfit(retrieved.asked, RowError(user, field, reason), f", item {key!r}" if first else "")
+        items = {"candidates": len(error.rows), "item": key, "reason": error.reason}
+        log.warning("candidates are left out", extra={"model": ranker.name, "version": ranker.version, **items})
+        found = [replace(one, numbers=one.numbers[own], scores=one.scores[own]) for one, own in zip(retrieved.found, parts, strict=True)]
         feed = retrieved.ranking.feed(retrieved.asked.users, retrieved.view, [one.numbers for one in found], self._limits)
         return replace(retrieved, found=found, ranker=(ranker, feed, task)), feed
 

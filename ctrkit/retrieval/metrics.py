@@ -1,7 +1,7 @@
 """Metrics of recommended lists, exact, of each query. NumPy only.
 
-A list holds item numbers, the best first, and -1 where there are no more, ``[queries, length]``. ``found`` says which of them are targets, bool of that shape, and
-``targets`` how many targets a query has, ``[queries]``, one at least. Each metric is ``[queries]``; a mean over queries is the figure.
+A list holds item numbers, the best first, and -1 where there are no more, ``[queries, length]``. ``found`` says which of them are targets,
+bool of that shape, and ``targets`` how many targets a query has, ``[queries]``, one at least. Each metric is ``[queries]``; a mean over queries is the figure.
 """
 
 import numpy as np

@@ -16,6 +16,7 @@ from ctrkit.retrieval.job import Job
 from ctrkit.retrieval.methods import method_of, not_read
 from ctrkit.retrieval.run import RetrievalResult, create_run, find_unfinished, read_result
 from ctrkit.training.run import RESULT_FILE, write_json
+from ctrkit.training.tracking import with_nan
 
 
 def train(
@@ -44,8 +45,7 @@ def train(
     started = time.perf_counter()
     folder = find_unfinished(experiment, dataset, run_dir) if resume else create_run(experiment, dataset, run_dir)
     if (finished := read_result(folder)) is not None:
-        undefined = float("nan")
-        splits = {s: {name: undefined if value is None else value for name, value in finished[s].items()} for s in ("valid", "test")}
+        splits = {split: with_nan(finished[split]) for split in ("valid", "test")}
         return RetrievalResult(**{**finished, **splits, "run": folder})
     checkpoints = folder / "checkpoints"
     job = Job(experiment, dataset, folder, console or Console(stderr=True))

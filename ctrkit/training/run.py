@@ -20,7 +20,7 @@ from ctrkit.drift import Bins, bins_of_numbers
 from ctrkit.errors import CtrkitError
 from ctrkit.schema import Inputs
 from ctrkit.training.monitor import check_monitor
-from ctrkit.training.tracking import without_nan
+from ctrkit.training.tracking import with_nan, without_nan
 
 CONFIG_FILE = "config.yaml"
 ORIGIN_FILE = "origin.json"
@@ -164,7 +164,7 @@ def read_result(run_dir: Path) -> RunResult | None:
     if not path.is_file():
         return None
     content = json.loads(path.read_text(encoding="utf8"))
-    splits = {s: {k: float("nan") if v is None else v for k, v in content[s].items()} for s in ("valid", "test")}
+    splits = {split: with_nan(content[split]) for split in ("valid", "test")}
     return RunResult(**{**content, **splits, "run": run_dir})
 
 

@@ -50,6 +50,11 @@ def read_records(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
+def with_nan(values: dict[str, float | None]) -> dict[str, float]:
+    """What ``without_nan`` was given."""
+    return {name: math.nan if value is None else value for name, value in values.items()}
+
+
 def without_nan(values: dict[str, float]) -> dict[str, float | None]:
     """JSON knows no NaN: an undefined metric is null."""
     return {name: None if math.isnan(value) else value for name, value in values.items()}

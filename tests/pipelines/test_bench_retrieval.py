@@ -95,6 +95,7 @@ def test_every_method_is_one_that_can_be_trained(config: Path) -> None:
 def test_the_config_s_own_method_keeps_its_settings(config: Path) -> None:
     base = load_retrieval(config, ["model={name: sasrec, dropout: 0.4}"])
     assert method_of(with_method(base, "sasrec", 1.0).model)[1].dropout == 0.4
+    assert method_of(with_method(base, "two_tower", 1.0).model)[1].dropout == 0, "and gives them to no other"
     assert method_of(with_method(base, "als", 1.0).model) == method_of(ModelChoice(name="als"))
 
 
